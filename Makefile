@@ -1,0 +1,37 @@
+# Everything a contributor or CI runs. Building and running need only cargo: see README.md.
+
+# Most tests wait for servers rather than compute, so more of them than cores run at once.
+export RUST_TEST_THREADS ?= 4
+
+.PHONY: help setup fmt lint unit docs test
+
+help:
+	@echo "make setup   install what the tests need (apt-get; says what)"
+	@echo "make test    everything CI runs: setup, fmt, lint, unit, docs"
+	@echo "make fmt     is the code formatted?"
+	@echo "make lint    clippy, no warnings"
+	@echo "make unit    all tests, against real ZooKeeper, Redis and nginx"
+	@echo "make docs    the documentation of the code, no warnings"
+
+setup:
+	@scripts/setup
+
+# One after the other even under `make -j`: they share cargo's lock on the target folder.
+test:
+	@$(MAKE) --no-print-directory setup
+	@$(MAKE) --no-print-directory fmt
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory docs
+
+fmt:
+	cargo fmt --check
+
+lint:
+	cargo clippy --locked --all-targets -- -D warnings
+
+unit:
+	cargo test --locked
+
+docs:
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items

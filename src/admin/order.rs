@@ -1,0 +1,27 @@
+//! The order in which people expect ids: 2 before 10, numbers before names. It is also the order in which the original
+//! prints them.
+
+/// Sorts ids for people when used as a key.
+pub fn natural(id: &str) -> (bool, u64, String) {
+    match id.parse::<u64>() {
+        Ok(number) => (false, number, id.to_owned()),
+        Err(_) => (true, 0, id.to_owned()),
+    }
+}
+
+/// The items, in the natural order of their ids.
+pub fn in_order<T>(items: impl IntoIterator<Item = T>, id: impl Fn(&T) -> &str) -> Vec<T> {
+    let mut items: Vec<T> = items.into_iter().collect();
+    items.sort_by_cached_key(|item| natural(id(item)));
+    items
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_count_and_come_before_names() {
+        assert_eq!(in_order(["10", "b", "2", "1", "a"], |id| id), ["1", "2", "10", "a", "b"]);
+    }
+}

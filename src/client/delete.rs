@@ -1,0 +1,45 @@
+//! DELETE of one blob on one server.
+
+use http::{HeaderValue, Method, StatusCode};
+
+use super::{ServerError, Servers, blob_request, error, put::parse};
+use crate::{
+    http::{RequestId, headers},
+    model::{Key, Server, Version},
+};
+
+/// What a server did with a delete.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Deleted {
+    /// The version it holds now; greater than the one sent if a newer blob stayed. Only our own nodes say.
+    pub version: Option<Version>,
+    /// Bytes of the blob that is gone. Only our own nodes say.
+    pub replaced: u64,
+}
+
+impl Servers {
+    /// Leaves a tombstone of that version on our own node; on nginx removes the file. A blob that is not there is
+    /// success. The original's node cannot ([`ServerError::Unsupported`]).
+    pub async fn delete(
+        &self,
+        server: &Server,
+        key: &Key,
+        version: Version,
+        id: &RequestId,
+    ) -> Result<Deleted, ServerError> {
+        let mut request = blob_request(Method::DELETE, server, key, id)?;
+        if let Ok(value) = HeaderValue::try_from(version.to_string()) {
+            request.headers_mut().insert(headers::VERSION, value);
+        }
+        let response = self.send(request).await?;
+        match response.status() {
+            StatusCode::OK | StatusCode::NO_CONTENT | StatusCode::NOT_FOUND | StatusCode::GONE => {
+                Ok(Deleted {
+                    version: parse(response.headers(), headers::VERSION),
+                    replaced: parse(response.headers(), headers::REPLACED).unwrap_or(0),
+                })
+            }
+            _ => Err(error::from_answer(response).await),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Speaks to servers of any kind: our own node, nginx with WebDAV, the original Backpack node.
+//!
+//! - [`Servers`]: connections to all of them
+//! - [`mod@put`], [`get`], [`delete`], [`look`], [`stats`]: one verb a file
+//! - [`copy`]: one blob from a server to another; `transfer`: its bytes
+//! - [`error`]: what can go wrong, by what the caller should do about it
+//! - `socket`: the connections; `watched`: bodies on their way
+
+pub mod copy;
+pub mod delete;
+pub mod error;
+pub mod get;
+pub mod look;
+pub mod put;
+mod socket;
+pub mod stats;
+mod transfer;
+mod watched;
+
+use std::{collections::HashSet, time::Duration};
+
+use http::{Method, Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{self, Client},
+    rt::{TokioExecutor, TokioTimer},
+};
+use parking_lot::RwLock;
+
+use self::socket::{Answers, Connector};
+
+pub use copy::{Copied, CopyError, CopyPlan, Pace, Unpaced};
+pub use error::ServerError;
+pub use get::{Answered, Fetched};
+pub use look::Presence;
+pub use put::{PutBody, PutHead, PutSender, Stored};
+
+use crate::{
+    http::{Body, RequestId},
+    model::{Key, Server},
+};
+
+/// Time-outs towards servers.
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    /// For a connection to open. On one network a server that is there answers in milliseconds.
+    pub connect: Duration,
+    /// For the answer, once the whole request was sent: a server may have to wait for its disk.
+    pub answer: Duration,
+    /// Without a byte taken or given in mid body.
+    pub stall: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(1),
+            answer: Duration::from_secs(20),
+            stall: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Idle connections close after this: before any server closes them (ours after 75 s, nginx after 75 s, node.js after
+/// 5 s), so that no request meets a closing connection.
+const IDLE: Duration = Duration::from_secs(4);
+
+/// Idle connections kept to one server.
+const IDLE_PER_SERVER: usize = 128;
+
+/// Bytes buffered of one connection in each direction; with bodies of many uploads open at once this is most of the
+/// memory.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+type HttpClient = Client<Connector, Body>;
+
+/// Connections to all servers; shared through an `Arc`.
+pub struct Servers {
+    http: HttpClient,
+    /// Opens a connection for each request: for a second try, which must not meet another closed one.
+    unpooled: HttpClient,
+    timeouts: Timeouts,
+    /// Authorities of servers that know no HEAD (the original's nodes): learned, forgotten with the process. As
+    /// many as there are servers in the map.
+    without_head: RwLock<HashSet<String>>,
+}
+
+impl Servers {
+    /// Connects to nothing yet. Must be called inside a tokio runtime.
+    pub fn new(timeouts: Timeouts) -> Self {
+        let client = |idle_per_server| {
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE)
+                .pool_max_idle_per_host(idle_per_server)
+                .http1_max_buf_size(BUFFER_BYTES)
+                .build(Connector::new(&timeouts))
+        };
+        let (http, unpooled) = (client(IDLE_PER_SERVER), client(0));
+        Self { http, unpooled, timeouts, without_head: RwLock::default() }
+    }
+
+    /// Sends a request without a body and waits for the answer's head.
+    async fn send(&self, head: Request<()>) -> Result<Response<Incoming>, ServerError> {
+        let answer = async {
+            match answered(self.http.request(with_body(&head, Body::Empty)).await) {
+                // Asking twice is harmless: these requests are GET, HEAD and versioned DELETE.
+                Err(failed) if failed.stale => {
+                    answered(self.unpooled.request(with_body(&head, Body::Empty)).await)
+                }
+                first => first,
+            }
+        };
+        match tokio::time::timeout(self.timeouts.answer, answer).await {
+            Ok(answer) => answer.map_err(|failed| failed.error),
+            Err(_) => Err(ServerError::Stalled(self.timeouts.answer)),
+        }
+    }
+}
+
+/// A request that got no answer.
+struct Failed {
+    error: ServerError,
+    /// The connection was a kept one, and the server may just have closed it: worth another try.
+    stale: bool,
+}
+
+fn answered(answer: Result<Response<Incoming>, legacy::Error>) -> Result<Response<Incoming>, Failed> {
+    match answer {
+        Ok(response) => {
+            Answers::note(&response);
+            Ok(response)
+        }
+        Err(error) => Err(Failed { stale: Answers::before(&error), error: error::from_transport(&error) }),
+    }
+}
+
+/// The request with a body; its head may be needed again.
+fn with_body(head: &Request<()>, body: Body) -> Request<Body> {
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method().clone();
+    *request.uri_mut() = head.uri().clone();
+    *request.headers_mut() = head.headers().clone();
+    request
+}
+
+impl Default for Servers {
+    fn default() -> Self {
+        Self::new(Timeouts::default())
+    }
+}
+
+/// An address on a server. Fails for the few keys that no HTTP request can carry (with a `<`, `>` or a backquote that
+/// was not percent-encoded), and for a server whose host is no host.
+fn uri(server: &Server, path_and_query: &str) -> Result<Uri, ServerError> {
+    Uri::builder()
+        .scheme("http")
+        .authority(server.authority())
+        .path_and_query(path_and_query)
+        .build()
+        .map_err(|error| ServerError::Refused {
+            status: 0,
+            message: format!("{server}{path_and_query} is no address: {error}"),
+        })
+}
+
+fn blob_request(
+    method: Method,
+    server: &Server,
+    key: &Key,
+    id: &RequestId,
+) -> Result<Request<()>, ServerError> {
+    Ok(request(method, uri(server, &format!("/{key}"))?, id))
+}
+
+fn request(method: Method, uri: Uri, id: &RequestId) -> Request<()> {
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    id.write_to(request.headers_mut());
+    request
+}

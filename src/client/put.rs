@@ -1,0 +1,180 @@
+//! PUT of one blob to one server.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::SizeHint;
+use hyper::body::Incoming;
+use tokio::sync::mpsc;
+
+use super::{
+    Failed, HttpClient, ServerError, Servers, answered, blob_request, error, watched::Upload, with_body,
+};
+use crate::{
+    http::{Body, RequestId, body::BoxError, headers},
+    model::{Checksum, Key, Meta, Server, Version},
+};
+
+/// What is said about a blob before its bytes.
+#[derive(Debug, Clone)]
+pub struct PutHead {
+    /// Its key.
+    pub key: Key,
+    /// Its version; `None` leaves it to the server.
+    pub version: Option<Version>,
+    /// Headers to keep with it.
+    pub meta: Meta,
+    /// Its length; `None` sends it chunked, which the original's node refuses.
+    pub length: Option<u64>,
+    /// Its checksum where it is known before the bytes are sent: our own node verifies it.
+    pub checksum: Option<Checksum>,
+    /// `If-Match` and `If-None-Match` of the client.
+    pub conditions: HeaderMap,
+}
+
+/// What a server did with a blob.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// It held nothing under that key before (201).
+    pub created: bool,
+    /// The version it holds now; greater than the one sent if it already had a newer one. Only our own nodes say.
+    pub version: Option<Version>,
+    /// Bytes of the older blob that was replaced. Only our own nodes say.
+    pub replaced: u64,
+    /// The checksum of what it received. Only our own nodes say.
+    pub checksum: Option<Checksum>,
+}
+
+/// A body fed part by part: [`PutBody::channel`]. Dropped without [`PutSender::end`], the request is broken off and
+/// the server discards it.
+pub struct PutBody {
+    parts: mpsc::Receiver<Part>,
+    length: Option<u64>,
+}
+
+enum Part {
+    Bytes(Bytes),
+    End,
+}
+
+/// The feeding end of a [`PutBody`].
+pub struct PutSender(mpsc::Sender<Part>);
+
+/// Parts on their way between a source and a connection: one being sent, one waiting.
+const PARTS_IN_FLIGHT: usize = 2;
+
+impl PutBody {
+    /// A body of that length, if it is known, and its feeding end.
+    pub fn channel(length: Option<u64>) -> (PutSender, Body) {
+        let (sender, parts) = mpsc::channel(PARTS_IN_FLIGHT);
+        (PutSender(sender), Body::stream(Self { parts, length }))
+    }
+}
+
+impl PutSender {
+    /// Hands over the next bytes, waiting for room. `false` when nobody takes them any more.
+    pub async fn send(&self, bytes: Bytes) -> bool {
+        self.0.send(Part::Bytes(bytes)).await.is_ok()
+    }
+
+    /// The body is complete.
+    pub async fn end(&self) {
+        // Nobody listens any more where the length was known and its last byte was taken: as good as an end.
+        let _ = self.0.send(Part::End).await;
+    }
+}
+
+impl http_body::Body for PutBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
+        self.parts.poll_recv(cx).map(|part| match part {
+            Some(Part::Bytes(bytes)) => Some(Ok(http_body::Frame::data(bytes))),
+            Some(Part::End) => None,
+            None => Some(Err("the upload was broken off".into())),
+        })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Servers {
+    /// Puts a blob. Waits for the server's word that it is stored (for our own nodes: durable). Ends by itself when the
+    /// server makes no progress; waits for ever for a body that comes slowly, which its source has to watch.
+    pub async fn put(
+        &self,
+        server: &Server,
+        head: &PutHead,
+        body: Body,
+        id: &RequestId,
+    ) -> Result<Stored, ServerError> {
+        let mut request = blob_request(Method::PUT, server, &head.key, id)?;
+        write_head(head, request.headers_mut());
+        let upload = Upload::new(body);
+        let response = self.upload(&self.http, &request, &upload).await;
+        let response = match response {
+            // A conditional PUT that did arrive would meet its own blob.
+            Err(failed) if failed.stale && head.conditions.is_empty() && upload.rewind() => {
+                self.upload(&self.unpooled, &request, &upload).await
+            }
+            first => first,
+        };
+        let response = response.map_err(|failed| match upload.source_failed() {
+            Some(reason) => ServerError::Source(reason),
+            None => failed.error,
+        })?;
+        match response.status() {
+            StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT => {
+                Ok(read_stored(response.status(), response.headers()))
+            }
+            _ => Err(error::from_answer(response).await),
+        }
+    }
+
+    async fn upload(
+        &self,
+        http: &HttpClient,
+        head: &Request<()>,
+        upload: &Upload,
+    ) -> Result<Response<Incoming>, Failed> {
+        let request = with_body(head, upload.body());
+        tokio::select! {
+            answer = http.request(request) => answered(answer),
+            limit = upload.stalled(self.timeouts.stall, self.timeouts.answer) => {
+                Err(Failed { error: ServerError::Stalled(limit), stale: false })
+            }
+        }
+    }
+}
+
+fn write_head(head: &PutHead, to: &mut HeaderMap) {
+    head.meta.write_to(to);
+    to.extend(head.conditions.clone());
+    let mut set = |name, text: Option<String>| {
+        if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
+            to.insert(name, value);
+        }
+    };
+    set(headers::VERSION, head.version.map(|version| version.to_string()));
+    set(headers::CHECKSUM, head.checksum.map(|checksum| checksum.to_string()));
+    set(header::CONTENT_LENGTH, head.length.map(|length| length.to_string()));
+}
+
+fn read_stored(status: StatusCode, from: &HeaderMap) -> Stored {
+    Stored {
+        created: status == StatusCode::CREATED,
+        version: parse(from, headers::VERSION),
+        replaced: parse(from, headers::REPLACED).unwrap_or(0),
+        checksum: parse(from, headers::CHECKSUM),
+    }
+}
+
+/// A header's value, where it is there and can be read.
+pub(super) fn parse<T: std::str::FromStr>(from: &HeaderMap, name: http::HeaderName) -> Option<T> {
+    from.get(name)?.to_str().ok()?.parse().ok()
+}

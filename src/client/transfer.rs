@@ -1,0 +1,175 @@
+//! Moves the bytes of a copy: streams them, holds the last part back until the whole is known to be right, and makes sure
+//! of what the target took.
+
+use http::{HeaderMap, Method, StatusCode};
+
+use super::{
+    Answered, Copied, CopyPlan, Fetched, Pace, Presence, PutBody, PutHead, PutSender, ServerError, Servers,
+    Stored,
+};
+use crate::{
+    http::RequestId,
+    model::{Checksum, Crc64, Key, Server},
+};
+
+/// Whose fault it is.
+pub(super) enum Side {
+    Source(ServerError),
+    Target(ServerError),
+}
+
+/// What is known of a blob before its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Announced {
+    pub(super) length: Option<u64>,
+    pub(super) checksum: Option<Checksum>,
+}
+
+/// What came of a blob.
+#[derive(Default)]
+struct Taken {
+    length: u64,
+    crc: Crc64,
+}
+
+impl Taken {
+    fn take(&mut self, bytes: &[u8]) {
+        self.length += bytes.len() as u64;
+        self.crc.update(bytes);
+    }
+
+    /// Compares with what was announced.
+    fn check(&self, announced: Announced) -> Result<(), ServerError> {
+        if let Some(length) = announced.length
+            && length != self.length
+        {
+            let what = format!("{} bytes came, {length} were announced", self.length);
+            return Err(ServerError::WrongBytes(what));
+        }
+        if announced.checksum.is_some_and(|checksum| checksum != self.crc.finish()) {
+            return Err(ServerError::WrongBytes("the checksum does not match".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl Servers {
+    /// Streams an open blob to the target.
+    pub(super) async fn transfer(
+        &self,
+        plan: &CopyPlan<'_>,
+        mut blob: Fetched,
+        announced: Announced,
+        pace: &impl Pace,
+        id: &RequestId,
+    ) -> Result<Copied, Side> {
+        let head = PutHead {
+            key: plan.key.clone(),
+            version: blob.version().or(plan.version),
+            meta: blob.meta(),
+            length: announced.length,
+            checksum: announced.checksum,
+            conditions: HeaderMap::new(),
+        };
+        let (sender, body) = PutBody::channel(head.length);
+        let feed = feed(&mut blob, sender, announced, pace);
+        let put = self.put(plan.target, &head, body, id);
+        tokio::pin!(feed, put);
+        let (taken, stored) = tokio::select! {
+            biased;
+            // A source that failed ends the PUT too: dropped, it is broken off.
+            taken = &mut feed => (taken.map_err(Side::Source)?, put.await.map_err(Side::Target)?),
+            early = &mut put => return judge_early(early.map_err(Side::Target)?, &head),
+        };
+        self.verify(plan, &stored, &taken, &head, id).await.map_err(Side::Target)?;
+        Ok(Copied::Copied(taken.length))
+    }
+
+    /// Our own nodes say what they received; others are asked how long it is.
+    async fn verify(
+        &self,
+        plan: &CopyPlan<'_>,
+        stored: &Stored,
+        taken: &Taken,
+        head: &PutHead,
+        id: &RequestId,
+    ) -> Result<(), ServerError> {
+        let superseded = stored.version.is_some() && stored.version > head.version;
+        match stored.checksum {
+            Some(received) if received != taken.crc.finish() && !superseded => {
+                let what = "the target received other bytes than were sent";
+                return Err(ServerError::WrongBytes(what.to_owned()));
+            }
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        match self.look(plan.target, plan.key, id).await? {
+            Presence::Blob { length: Some(length), .. } if length != taken.length => {
+                let what = format!("the target has {length} bytes of it, {} were sent", taken.length);
+                Err(ServerError::WrongBytes(what))
+            }
+            Presence::Blob { .. } | Presence::Deleted(_) => Ok(()),
+            Presence::Nothing => {
+                Err(ServerError::WrongBytes("the target took it and has not got it".to_owned()))
+            }
+        }
+    }
+
+    /// Reads a server's blob for its length and checksum alone.
+    pub(super) async fn measure(
+        &self,
+        server: &Server,
+        key: &Key,
+        pace: &impl Pace,
+        id: &RequestId,
+    ) -> Result<Announced, ServerError> {
+        let mut blob = match self.get(server, key, Method::GET, &HeaderMap::new(), id).await? {
+            Answered::Blob(blob) if blob.status == StatusCode::OK => blob,
+            _ => return Err(ServerError::Missing),
+        };
+        let mut taken = Taken::default();
+        while let Some(bytes) = blob.next().await? {
+            pace.pass(bytes.len()).await;
+            taken.take(&bytes);
+        }
+        Ok(Announced { length: Some(taken.length), checksum: Some(taken.crc.finish()) })
+    }
+}
+
+/// A target may say before the last byte that it holds this version or a newer one; any other success is none.
+fn judge_early(stored: Stored, head: &PutHead) -> Result<Copied, Side> {
+    if stored.version.is_some() && stored.version >= head.version {
+        return Ok(Copied::AlreadyThere);
+    }
+    Err(Side::Target(ServerError::Broken("it answered before the end of the body".to_owned())))
+}
+
+/// Feeds a body, holding the last part back until the whole is known to be right: a server must never get the last
+/// byte of a wrong blob.
+async fn feed(
+    source: &mut Fetched,
+    sender: PutSender,
+    announced: Announced,
+    pace: &impl Pace,
+) -> Result<Taken, ServerError> {
+    let mut taken = Taken::default();
+    let mut held = None;
+    while let Some(bytes) = source.next().await? {
+        pace.pass(bytes.len()).await;
+        taken.take(&bytes);
+        if let Some(before) = held.replace(bytes)
+            && !sender.send(before).await
+        {
+            // Nobody takes it: the PUT has ended and says why.
+            return std::future::pending().await;
+        }
+    }
+    taken.check(announced)?;
+    if let Some(last) = held
+        && !sender.send(last).await
+    {
+        return std::future::pending().await;
+    }
+    sender.end().await;
+    Ok(taken)
+}

@@ -1,0 +1,47 @@
+//! Settings of a coordinator. Every flag is an environment variable too.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use crate::model::size;
+
+/// Settings of a coordinator.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Coordinator")]
+#[group(id = "coordinator")]
+pub struct Config {
+    /// First bytes of each upload kept in memory, so that a server that fails early costs the client nothing
+    #[arg(long, env = "BACKPACK_COORDINATOR_REPLAY", value_parser = size::parse, default_value = "1mb", value_name = "SIZE")]
+    pub replay: u64,
+
+    /// Largest upload that is taken; a larger one gets 413
+    #[arg(long, env = "BACKPACK_COORDINATOR_MAX_BODY", value_parser = size::parse, default_value = "5gb", value_name = "SIZE")]
+    pub max_body: u64,
+
+    /// Seconds without a byte after which an upload is given up (408)
+    #[arg(long, env = "BACKPACK_COORDINATOR_BODY_IDLE", default_value_t = 30, value_name = "SECONDS")]
+    pub body_idle: u64,
+
+    /// Milliseconds between two writes of the shards' used bytes to the map store
+    #[arg(long, env = "BACKPACK_COORDINATOR_FLUSH", default_value_t = 1000, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub flush: u64,
+
+    /// Open connections; more wait
+    #[arg(long, env = "BACKPACK_COORDINATOR_CONNECTIONS", default_value_t = 10_000, value_name = "N")]
+    pub connections: usize,
+
+    /// Where bodies of unknown length are kept for servers that take only bodies of known length
+    #[arg(long, env = "BACKPACK_COORDINATOR_SPOOL_DIR", default_value_os_t = std::env::temp_dir(), value_name = "DIR")]
+    pub spool_dir: PathBuf,
+}
+
+impl Config {
+    pub(super) fn body_idle(&self) -> Duration {
+        Duration::from_secs(self.body_idle)
+    }
+
+    pub(super) fn flush_every(&self) -> Duration {
+        Duration::from_millis(self.flush)
+    }
+}

@@ -1,0 +1,153 @@
+//! DELETE of `/<shard>:<key>`: a tombstone on enough servers, a task for each of the others.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::{
+    Coordinator,
+    error::{RequestError, Tried},
+    placement,
+    upload::text,
+};
+use crate::{
+    client::ServerError,
+    daemon::unix_ms,
+    http::{Answer, RequestId, headers, reply},
+    model::{Key, Server, ServerId, Shard, ShardId, Task, Version, WriteLevel, task::Operation},
+};
+
+/// One delete on its way.
+struct Delete<'a> {
+    shard: &'a Shard,
+    key: &'a Key,
+    version: Version,
+    id: &'a RequestId,
+    done: Vec<ServerId>,
+    failed: Tried,
+    freed: u64,
+}
+
+impl Coordinator {
+    /// Deletes a blob. Deleting what is not there is no error: a copy of it may still be on its way, and the
+    /// tombstones stop it.
+    pub(super) async fn delete(
+        self: &Arc<Self>,
+        shard: ShardId,
+        key: Key,
+        asked: &HeaderMap,
+        id: &RequestId,
+    ) -> Result<Answer, RequestError> {
+        let map = self.known_map().await?;
+        let shard = self.find_shard(&map, shard)?;
+        let level: WriteLevel = match text(asked, headers::WRITE)? {
+            Some(level) => level.parse().map_err(RequestError::Bad)?,
+            None => map.pool(&shard.pool).write,
+        };
+        let servers =
+            placement::order_servers(&map, &shard, |id| self.fleet.standing(id, true), || fastrand::u64(..));
+        let coordinator = Arc::clone(self);
+        let id = id.clone();
+        // A task of its own: a client that goes away must not leave a delete half made.
+        let work = async move {
+            let version = coordinator.clock.next();
+            let delete = Delete {
+                shard: &shard,
+                key: &key,
+                version,
+                id: &id,
+                done: Vec::new(),
+                failed: Tried::default(),
+                freed: 0,
+            };
+            delete.run(&coordinator, &servers, level).await
+        };
+        self.tasks.spawn(work).await.unwrap_or_else(|error| Err(RequestError::Internal(error.to_string())))
+    }
+}
+
+impl Delete<'_> {
+    async fn run(
+        mut self,
+        coordinator: &Coordinator,
+        servers: &[Arc<Server>],
+        level: WriteLevel,
+    ) -> Result<Answer, RequestError> {
+        let wanted = level.copies(self.shard.servers.len());
+        let mut rest = servers.iter();
+        while self.done.len() < wanted {
+            let Some(server) = rest.next() else { break };
+            self.delete_on(coordinator, server).await;
+        }
+        if self.done.is_empty() {
+            return Err(self.nothing_done());
+        }
+        coordinator.usage.add(&self.shard.id, -i64::try_from(self.freed).unwrap_or(i64::MAX));
+        if let Err(why) = coordinator.push(&self.tasks()).await {
+            for server in rest {
+                self.delete_on(coordinator, server).await;
+            }
+            if self.done.len() < self.shard.servers.len() {
+                return Err(RequestError::NotSafe(why));
+            }
+        }
+        if self.done.len() < wanted {
+            return Err(RequestError::LevelNotReached { reached: self.done.len(), wanted });
+        }
+        Ok(self.answer())
+    }
+
+    async fn delete_on(&mut self, coordinator: &Coordinator, server: &Server) {
+        match coordinator.servers.delete(server, self.key, self.version, self.id).await {
+            Ok(deleted) => {
+                coordinator.fleet.succeeded(&server.id);
+                self.freed = self.freed.max(deleted.replaced);
+                self.done.push(server.id.clone());
+            }
+            Err(error) => {
+                coordinator.fleet.failed(&server.id, &error);
+                let (server, request_id, key) = (&server.id, self.id, self.key);
+                tracing::warn!(%server, %error, %request_id, %key, "server did not take the delete");
+                self.failed.0.push((server.clone(), error));
+            }
+        }
+    }
+
+    fn nothing_done(self) -> RequestError {
+        let cannot = |(_, error): &(ServerId, ServerError)| matches!(error, ServerError::Unsupported(_));
+        if !self.failed.0.is_empty() && self.failed.0.iter().all(cannot) {
+            RequestError::CannotDelete(self.failed)
+        } else {
+            RequestError::NoAnswer(self.failed)
+        }
+    }
+
+    fn tasks(&self) -> Vec<Task> {
+        let task = |to: &ServerId| Task {
+            op: Operation::Delete,
+            shard: Some(self.shard.id.clone()),
+            key: self.key.clone(),
+            version: Some(self.version),
+            from: Vec::new(),
+            to: to.clone(),
+            length: 0,
+            created_ms: unix_ms(),
+            request_id: self.id.as_str().to_owned(),
+        };
+        self.shard.servers.iter().filter(|id| !self.done.contains(id)).map(task).collect()
+    }
+
+    fn answer(&self) -> Answer {
+        let mut answer = reply::empty(StatusCode::NO_CONTENT);
+        let to = answer.headers_mut();
+        for (name, text) in [
+            (headers::VERSION, self.version.to_string()),
+            (headers::COPIES, format!("{}/{}", self.done.len(), self.shard.servers.len())),
+        ] {
+            if let Ok(value) = HeaderValue::try_from(text) {
+                to.insert(name, value);
+            }
+        }
+        answer
+    }
+}

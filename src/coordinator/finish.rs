@@ -1,0 +1,173 @@
+//! Makes a stored upload safe: the copies its level asks for, and a durable task for each copy still missing; where no
+//! queue takes the tasks, the copies themselves. Then the answer.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use http::{HeaderValue, StatusCode, header};
+
+use super::{Coordinator, error::RequestError, fanout::Reached, usage::Reservation};
+use crate::{
+    client::{CopyPlan, Unpaced},
+    daemon::unix_ms,
+    http::{Answer, RequestId, headers, reply},
+    model::{Checksum, ClusterMap, Key, Server, ServerId, Shard, Task, Version, task::Operation},
+};
+
+/// The queue answers within milliseconds or is in trouble; then the copies are made at once instead.
+pub(super) const QUEUE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// An upload that is stored on at least one server.
+pub(super) struct Finish {
+    /// Copies its level asks for.
+    pub wanted: usize,
+    /// Bytes.
+    pub length: u64,
+    /// Of the whole body.
+    pub checksum: Checksum,
+    /// The map it was placed by.
+    pub map: Arc<ClusterMap>,
+    /// Where it was placed.
+    pub shard: Arc<Shard>,
+    /// Its key.
+    pub key: Key,
+    /// Its version.
+    pub version: Version,
+    /// The request.
+    pub id: RequestId,
+}
+
+impl Finish {
+    /// Does what is left to do and answers.
+    pub async fn run(
+        self,
+        coordinator: &Coordinator,
+        reached: Reached,
+        reservation: Reservation,
+    ) -> Result<Answer, RequestError> {
+        let delta = self.size_delta(&reached);
+        let mut have: Vec<Arc<Server>> =
+            reached.stored.iter().map(|(server, _)| Arc::clone(server)).collect();
+        if have.len() < self.wanted {
+            // Those that are down would hold the client up; they get tasks.
+            self.copy_to_missing(coordinator, &mut have, |server| !coordinator.fleet.is_down(server)).await;
+        }
+        let tasks = self.tasks(&have);
+        if let Err(why) = coordinator.push(&tasks).await {
+            self.copy_to_missing(coordinator, &mut have, |_| true).await;
+            if have.len() < self.shard.servers.len() {
+                // It stays where it is. A tombstone in its place would hide an older blob that a server out of reach
+                // holds, and delete it in the end.
+                reservation.settle(delta);
+                return Err(RequestError::NotSafe(why));
+            }
+        }
+        reservation.settle(delta);
+        metrics::counter!("backpack_coordinator_copies_reached_total", "copies" => copies_label(have.len()))
+            .increment(1);
+        if have.len() < self.wanted {
+            return Err(RequestError::LevelNotReached { reached: have.len(), wanted: self.wanted });
+        }
+        coordinator.totals.upload(self.length);
+        metrics::counter!("backpack_coordinator_upload_bytes_total").increment(self.length);
+        Ok(self.answer(have.len()))
+    }
+
+    /// What the upload adds to the shard's used bytes: nothing where a newer version was there already. An older blob
+    /// may be on some of the servers only, its other copies still to be made.
+    fn size_delta(&self, reached: &Reached) -> i64 {
+        let stored = || reached.stored.iter().map(|(_, stored)| stored);
+        if stored().any(|stored| stored.version.is_some_and(|held| held > self.version)) {
+            return 0;
+        }
+        let replaced = stored().map(|stored| stored.replaced).max().unwrap_or(0);
+        self.length as i64 - replaced as i64
+    }
+
+    fn missing<'a>(&'a self, have: &[Arc<Server>]) -> Vec<&'a ServerId> {
+        self.shard.servers.iter().filter(|id| !have.iter().any(|server| server.id == **id)).collect()
+    }
+
+    fn tasks(&self, have: &[Arc<Server>]) -> Vec<Task> {
+        let from: Vec<ServerId> = have.iter().map(|server| server.id.clone()).collect();
+        let task = |to: &ServerId| Task {
+            op: Operation::Copy,
+            shard: Some(self.shard.id.clone()),
+            key: self.key.clone(),
+            version: Some(self.version),
+            from: from.clone(),
+            to: to.clone(),
+            length: self.length,
+            created_ms: unix_ms(),
+            request_id: self.id.as_str().to_owned(),
+        };
+        self.missing(have).into_iter().map(task).collect()
+    }
+
+    /// Copies to every server that lacks the blob and is `wanted`, all at once; those that take it are added to `have`.
+    async fn copy_to_missing(
+        &self,
+        coordinator: &Coordinator,
+        have: &mut Vec<Arc<Server>>,
+        wanted: impl Fn(&ServerId) -> bool,
+    ) {
+        let sources = have.clone();
+        let missing = self.missing(have).into_iter().filter(|id| wanted(id));
+        let targets = missing.filter_map(|id| self.map.servers.get(id));
+        let copies = targets.map(|target| {
+            let plan = CopyPlan { key: &self.key, version: Some(self.version), sources: &sources, target };
+            async move { (target, coordinator.servers.copy(&plan, &Unpaced, &self.id).await) }
+        });
+        for (target, result) in join_all(copies).await {
+            match result {
+                Ok(_) => have.push(Arc::clone(target)),
+                Err(error) => {
+                    let (server, request_id, key) = (&target.id, &self.id, &self.key);
+                    tracing::warn!(%server, %error, %request_id, %key, "direct copy failed");
+                }
+            }
+        }
+    }
+
+    fn answer(&self, copies: usize) -> Answer {
+        let mut answer = reply::json(StatusCode::OK, &serde_json::json!({ "shard_id": self.shard.id }));
+        let to = answer.headers_mut();
+        let mut set = |name, text: String| {
+            if let Ok(value) = HeaderValue::try_from(text) {
+                to.insert(name, value);
+            }
+        };
+        set(header::ETAG, format!("\"{}\"", self.version));
+        set(headers::VERSION, self.version.to_string());
+        set(header::LOCATION, format!("/{}:{}", self.shard.id, self.key));
+        set(headers::COPIES, format!("{copies}/{}", self.shard.servers.len()));
+        set(headers::CHECKSUM, self.checksum.to_string());
+        answer
+    }
+}
+
+impl Coordinator {
+    /// Puts tasks on the queue. The error says why they are not there.
+    pub(super) async fn push(&self, tasks: &[Task]) -> Result<(), String> {
+        if tasks.is_empty() {
+            return Ok(());
+        }
+        let pushed = tokio::time::timeout(QUEUE_DEADLINE, self.queue.push(tasks, Duration::ZERO)).await;
+        match pushed {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("the queue did not answer for {} s", QUEUE_DEADLINE.as_secs())),
+        }
+    }
+}
+
+fn copies_label(copies: usize) -> &'static str {
+    match copies {
+        0 => "0",
+        1 => "1",
+        2 => "2",
+        3 => "3",
+        4 => "4",
+        _ => "5 or more",
+    }
+}

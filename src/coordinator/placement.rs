@@ -1,0 +1,184 @@
+//! Where an upload goes: which shard, and which of its servers first. Pure decisions; what is known of servers and
+//! usage comes in as functions.
+
+use std::{collections::HashSet, sync::Arc};
+
+use crate::model::{ClusterMap, PoolName, Server, ServerId, Shard, ShardId};
+
+/// Why no shard can take an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoShard {
+    /// No shard of the pool takes uploads at all.
+    NoneWritable,
+    /// Some do, but none has room for this blob.
+    NoRoom,
+    /// Some have room, but too many servers of each are down, or it was tried.
+    AllDown,
+}
+
+/// Chooses a shard by chance, weighted by its free ratio (1 - used/capacity), among the writable shards of the pool
+/// that have room for `need` bytes, were not tried and have enough servers that answer.
+///
+/// `used` gives a shard's used bytes, what is reserved included; `answers` says whether enough of its servers do.
+/// `random` is in `0.0..1.0`.
+pub fn choose_shard(
+    map: &ClusterMap,
+    pool: &PoolName,
+    need: u64,
+    tried: &HashSet<ShardId>,
+    used: impl Fn(&Shard) -> u64,
+    answers: impl Fn(&Shard) -> bool,
+    random: f64,
+) -> Result<Arc<Shard>, NoShard> {
+    let mut why = NoShard::NoneWritable;
+    let mut total = 0.0;
+    let mut candidates = Vec::new();
+    for shard in map.shards.values().filter(|shard| shard.pool == *pool && shard.is_writable()) {
+        let weight = free_ratio(shard, need, used(shard));
+        let usable = !tried.contains(&shard.id) && answers(shard);
+        match weight {
+            None => why = worse(why, NoShard::NoRoom),
+            Some(_) if !usable => why = NoShard::AllDown,
+            Some(weight) => {
+                total += weight;
+                candidates.push((total, shard));
+            }
+        }
+    }
+    let point = random.clamp(0.0, 1.0) * total;
+    let chosen = candidates.iter().find(|(up_to, _)| point < *up_to).or(candidates.last());
+    chosen.map(|(_, shard)| Arc::clone(shard)).ok_or(why)
+}
+
+/// The weight of a shard, `None` where it has no room. An empty blob still needs a shard that is not full.
+fn free_ratio(shard: &Shard, need: u64, used: u64) -> Option<f64> {
+    let capacity = shard.size?.capacity;
+    let free = capacity.checked_sub(used).filter(|free| *free > 0 && *free >= need)?;
+    Some(free as f64 / capacity as f64)
+}
+
+/// "All down" says more than "no room", which says more than "none writable".
+fn worse(before: NoShard, now: NoShard) -> NoShard {
+    if before == NoShard::AllDown { before } else { now }
+}
+
+/// What placement wants to know about a server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Standing {
+    /// It failed lately, and its pause is not over.
+    pub down: bool,
+    /// It announced itself once and does not any more.
+    pub gone: bool,
+    /// This upload would have to be spooled for it.
+    pub spool: bool,
+    /// Uploads on their way to it.
+    pub in_flight: usize,
+}
+
+/// The servers of a shard, the best first: those that answer, then those with the fewest uploads in flight; equals
+/// in random order. Servers that are down come last: when all else failed they are still worth a try.
+pub fn order_servers(
+    map: &ClusterMap,
+    shard: &Shard,
+    standing: impl Fn(&ServerId) -> Standing,
+    mut random: impl FnMut() -> u64,
+) -> Vec<Arc<Server>> {
+    let mut servers: Vec<_> =
+        map.servers_of(shard).map(|server| ((standing(&server.id), random()), Arc::clone(server))).collect();
+    servers.sort_by_key(|(key, _)| *key);
+    servers.into_iter().map(|(_, server)| server).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::map::ShardSize;
+
+    fn map(shards: &[(&str, u64, u64, bool)]) -> ClusterMap {
+        let mut map = ClusterMap::default();
+        for (id, capacity, used, read_only) in shards {
+            let server: ServerId = format!("s{id}").parse().unwrap();
+            map.servers
+                .insert(server.clone(), Arc::new(Server { id: server.clone(), host: "h".into(), port: 1 }));
+            let shard = Shard {
+                id: id.parse().unwrap(),
+                servers: vec![server],
+                read_only: *read_only,
+                pool: PoolName::default(),
+                size: Some(ShardSize { capacity: *capacity, used: *used }),
+            };
+            map.shards.insert(shard.id.clone(), Arc::new(shard));
+        }
+        map
+    }
+
+    fn choose(map: &ClusterMap, need: u64, random: f64) -> Result<String, NoShard> {
+        let used = |shard: &Shard| shard.size.unwrap().used;
+        let chosen = choose_shard(map, &PoolName::default(), need, &HashSet::new(), used, |_| true, random);
+        chosen.map(|shard| shard.id.to_string())
+    }
+
+    #[test]
+    fn the_chance_of_a_shard_is_its_free_ratio() {
+        let map = map(&[("1", 100, 0, false), ("2", 1000, 750, false), ("3", 100, 25, false)]);
+        let mut counts = [0; 3];
+        for step in 0..2000 {
+            let id: usize = choose(&map, 1, f64::from(step) / 2000.0).unwrap().parse().unwrap();
+            counts[id - 1] += 1;
+        }
+        assert_eq!(counts, [1000, 250, 750]);
+    }
+
+    #[test]
+    fn a_blob_that_does_not_fit_goes_elsewhere() {
+        let map = map(&[("1", 100, 60, false), ("2", 1000, 0, false)]);
+        for step in 0..10 {
+            assert_eq!(choose(&map, 50, f64::from(step) / 10.0).unwrap(), "2");
+        }
+        assert_eq!(choose(&map, 5000, 0.5), Err(NoShard::NoRoom));
+    }
+
+    #[test]
+    fn says_why_there_is_none() {
+        assert_eq!(choose(&map(&[]), 1, 0.5), Err(NoShard::NoneWritable));
+        assert_eq!(choose(&map(&[("1", 100, 0, true)]), 1, 0.5), Err(NoShard::NoneWritable));
+        assert_eq!(choose(&map(&[("1", 100, 99, false)]), 2, 0.5), Err(NoShard::NoRoom));
+        let one = map(&[("1", 100, 0, false)]);
+        let used = |_: &Shard| 0;
+        let down = choose_shard(&one, &PoolName::default(), 1, &HashSet::new(), used, |_| false, 0.5);
+        assert_eq!(down, Err(NoShard::AllDown));
+        let tried = HashSet::from(["1".parse().unwrap()]);
+        let none = choose_shard(&one, &PoolName::default(), 1, &tried, used, |_| true, 0.5);
+        assert_eq!(none, Err(NoShard::AllDown));
+        let other_pool: PoolName = "x".parse().unwrap();
+        let none = choose_shard(&one, &other_pool, 1, &HashSet::new(), used, |_| true, 0.5);
+        assert_eq!(none, Err(NoShard::NoneWritable));
+    }
+
+    #[test]
+    fn reserved_bytes_count_as_used() {
+        let one = map(&[("1", 100, 0, false)]);
+        let full = choose_shard(&one, &PoolName::default(), 10, &HashSet::new(), |_| 95, |_| true, 0.5);
+        assert_eq!(full, Err(NoShard::NoRoom));
+    }
+
+    #[test]
+    fn servers_that_answer_and_have_little_to_do_come_first() {
+        let mut map = map(&[("1", 100, 0, false)]);
+        let names = ["a", "b", "c", "d"];
+        for name in names {
+            let id: ServerId = name.parse().unwrap();
+            map.servers.insert(id.clone(), Arc::new(Server { id, host: "h".into(), port: 1 }));
+        }
+        let mut shard = (**map.shards.values().next().unwrap()).clone();
+        shard.servers = names.iter().map(|name| name.parse().unwrap()).collect();
+        let standing = |id: &ServerId| match id.as_str() {
+            "a" => Standing { down: true, ..Standing::default() },
+            "b" => Standing { in_flight: 2, ..Standing::default() },
+            "c" => Standing { gone: true, ..Standing::default() },
+            _ => Standing { in_flight: 1, ..Standing::default() },
+        };
+        let order = order_servers(&map, &shard, standing, || 0);
+        assert_eq!(order.iter().map(|server| server.id.as_str()).collect::<Vec<_>>(), ["d", "b", "c", "a"]);
+    }
+}

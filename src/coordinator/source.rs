@@ -1,0 +1,178 @@
+//! The body of one upload on its way through: read part by part, verified, with its beginning kept for a replay.
+//!
+//! The last part is held back until the whole body is known to be right, so a server never gets the last byte of a
+//! wrong or broken-off body, and such a blob never becomes visible.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+
+use crate::{
+    http::{
+        BodyError, RequestBody,
+        verify::{Verifier, VerifyError},
+    },
+    model::{Checksum, Crc64},
+};
+
+/// Why a body cannot be stored.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// It could not be read to its end.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// It is not what the client said it would be.
+    #[error(transparent)]
+    Mismatch(#[from] VerifyError),
+    /// The spool for servers that want a length failed.
+    #[error("keep the body in a temporary file: {0}")]
+    Spool(#[from] std::io::Error),
+}
+
+/// Parts read back from a spool have this size.
+const SPOOL_PART_BYTES: usize = 256 * 1024;
+
+/// The body of one upload.
+pub struct Source {
+    body: RequestBody,
+    /// Taken when the body ended.
+    verifier: Option<Verifier>,
+    crc: Crc64,
+    length: u64,
+    held: Option<Bytes>,
+    ended: bool,
+    /// Parts handed out so far, while they fit in `replay_limit`.
+    replay: Option<Vec<Bytes>>,
+    handed_out: u64,
+    replay_limit: u64,
+    spool: Option<tokio::fs::File>,
+}
+
+impl Source {
+    /// A body of which the first `replay_limit` bytes are kept.
+    pub fn new(body: RequestBody, verifier: Verifier, replay_limit: u64) -> Self {
+        Self {
+            body,
+            verifier: Some(verifier),
+            crc: Crc64::default(),
+            length: 0,
+            held: None,
+            ended: false,
+            replay: Some(Vec::new()),
+            handed_out: 0,
+            replay_limit,
+            spool: None,
+        }
+    }
+
+    /// The body's length, where it is known: announced, or read to its end.
+    pub fn known_length(&self) -> Option<u64> {
+        if self.ended { Some(self.length) } else { self.body.announced() }
+    }
+
+    /// Bytes read so far.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The checksum of what was read so far; of the whole body once it ended.
+    pub fn checksum(&self) -> Checksum {
+        self.crc.finish()
+    }
+
+    /// The whole body was read and is right.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether all that was handed out can be handed out again.
+    pub fn can_replay(&self) -> bool {
+        self.replay.is_some() || self.spool.is_some()
+    }
+
+    /// The next part to hand out; `None` at the end of a body that is right. May be dropped while it waits without
+    /// losing anything.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+        if self.ended {
+            return Ok(None);
+        }
+        loop {
+            match self.body.next().await? {
+                Some(bytes) => {
+                    self.take_in(&bytes);
+                    if let Some(before) = self.held.replace(bytes) {
+                        return Ok(Some(self.hand_out(before)));
+                    }
+                }
+                None => {
+                    self.verifier.take().map_or(Ok(()), Verifier::finish)?;
+                    self.ended = true;
+                    return Ok(self.held.take().map(|last| self.hand_out(last)));
+                }
+            }
+        }
+    }
+
+    fn take_in(&mut self, bytes: &Bytes) {
+        self.crc.update(bytes);
+        if let Some(verifier) = &mut self.verifier {
+            verifier.update(bytes);
+        }
+        self.length += bytes.len() as u64;
+    }
+
+    fn hand_out(&mut self, bytes: Bytes) -> Bytes {
+        self.handed_out += bytes.len() as u64;
+        if self.handed_out > self.replay_limit {
+            self.replay = None;
+        } else if let Some(replay) = &mut self.replay {
+            replay.push(bytes.clone());
+        }
+        bytes
+    }
+
+    /// Reads the rest of the body, to memory as far as the replay limit goes and else to an unnamed file in `dir`, so
+    /// that its length is known. Only for servers that take no body without a length. Nothing must have been handed
+    /// out that cannot be replayed.
+    pub async fn spool(&mut self, dir: &Path) -> Result<(), SourceError> {
+        while !self.ended && self.replay.is_some() {
+            let kept = self.replay.clone().unwrap_or_default();
+            let Some(part) = self.next().await? else { break };
+            if self.replay.is_none() {
+                let mut file = tokio::fs::File::from_std(tempfile::tempfile_in(dir)?);
+                for bytes in kept.iter().chain([&part]) {
+                    file.write_all(bytes).await?;
+                }
+                while let Some(part) = self.next().await? {
+                    file.write_all(&part).await?;
+                }
+                file.flush().await?;
+                self.spool = Some(file);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands out again what was handed out, part by part: give the number of bytes replayed so far; `None` when all
+    /// was replayed.
+    pub async fn replay_from(&mut self, position: u64) -> Result<Option<Bytes>, SourceError> {
+        if position >= self.handed_out {
+            return Ok(None);
+        }
+        if let Some(file) = &mut self.spool {
+            file.seek(std::io::SeekFrom::Start(position)).await?;
+            let mut part = Vec::with_capacity(SPOOL_PART_BYTES);
+            file.take(SPOOL_PART_BYTES as u64).read_to_end(&mut part).await?;
+            return Ok((!part.is_empty()).then(|| part.into()));
+        }
+        let mut start = 0;
+        for bytes in self.replay.iter().flatten() {
+            if position == start {
+                return Ok(Some(bytes.clone()));
+            }
+            start += bytes.len() as u64;
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,193 @@
+//! What the coordinator says of itself: `/stats` with the original's fields, gauges, and the totals behind both.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Instant,
+};
+
+use parking_lot::RwLock;
+use serde::Serialize;
+
+use crate::{
+    daemon::unix_ms,
+    model::{ClusterMap, ShardId},
+    queue::QueueStats,
+};
+
+/// Counts since the start, and the queue as it was last seen.
+pub(super) struct Totals {
+    started: Instant,
+    uploads: AtomicU64,
+    bytes: AtomicU64,
+    failed: AtomicU64,
+    queue: RwLock<Result<QueueStats, String>>,
+}
+
+impl Default for Totals {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            uploads: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            queue: RwLock::new(Err("not asked yet".to_owned())),
+        }
+    }
+}
+
+impl Totals {
+    pub(super) fn upload(&self, bytes: u64) {
+        self.uploads.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn failed_upload(&self) {
+        self.failed.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn see_queue(&self, stats: Result<QueueStats, String>) {
+        *self.queue.write() = stats;
+    }
+
+    /// Copies still to be made; `None` while the queue does not answer.
+    pub(super) fn queue_length(&self) -> Option<u64> {
+        self.queue.read().as_ref().ok().map(QueueStats::backlog)
+    }
+}
+
+/// Sums over the shards of a map.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub(super) struct Space {
+    pub total_size: u64,
+    pub used_size: u64,
+    pub usage_ratio: f64,
+    pub available_space: u64,
+    pub total_shards: usize,
+    pub writable_shards: usize,
+}
+
+impl Space {
+    pub(super) fn of(map: &ClusterMap) -> Self {
+        let mut space = Self { total_shards: map.shards.len(), ..Self::default() };
+        for shard in map.shards.values() {
+            let size = shard.size.unwrap_or_default();
+            space.total_size += size.capacity;
+            space.used_size += size.used;
+            if shard.is_writable() {
+                space.writable_shards += 1;
+                space.available_space += size.free();
+            }
+        }
+        space.usage_ratio = ratio(space.used_size, space.total_size);
+        space
+    }
+}
+
+/// Rounded up to four digits as the original does; 1 when there is no capacity at all.
+fn ratio(used: u64, total: u64) -> f64 {
+    if total == 0 { 1.0 } else { (used as f64 / total as f64 * 10_000.0).ceil() / 10_000.0 }
+}
+
+/// The answer to `GET /stats`: the original's fields first, then ours.
+#[derive(Debug, Serialize)]
+pub(super) struct Stats {
+    uptime: u64,
+    processed_uploads: u64,
+    processed_bytes: u64,
+    failed_uploads: u64,
+    #[serde(flatten)]
+    space: Space,
+    queue_length: Option<u64>,
+    queue_error: Option<String>,
+    dead_letters: Option<u64>,
+    oldest_task_seconds: Option<f64>,
+    uncounted_bytes: u64,
+    map_state: String,
+    version: &'static str,
+}
+
+impl Stats {
+    pub(super) fn new(totals: &Totals, map: &ClusterMap, uncounted_bytes: u64, map_state: String) -> Self {
+        let queue = totals.queue.read();
+        let known = queue.as_ref().ok();
+        let oldest = known.and_then(QueueStats::oldest_ms);
+        Self {
+            uptime: totals.started.elapsed().as_millis() as u64,
+            processed_uploads: totals.uploads.load(Relaxed),
+            processed_bytes: totals.bytes.load(Relaxed),
+            failed_uploads: totals.failed.load(Relaxed),
+            space: Space::of(map),
+            queue_length: known.map(QueueStats::backlog),
+            queue_error: queue.as_ref().err().cloned(),
+            dead_letters: known.map(QueueStats::dead),
+            oldest_task_seconds: oldest.map(|ms| unix_ms().saturating_sub(ms) as f64 / 1000.0),
+            uncounted_bytes,
+            map_state,
+            version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+}
+
+/// Sets the gauges of the map and the queue. Labels are ids of shards and servers: as many as the map has.
+pub(super) fn set_gauges(map: &ClusterMap, queue: Option<&QueueStats>, used: impl Fn(&ShardId) -> u64) {
+    use metrics::gauge;
+    for shard in map.shards.values() {
+        let capacity = shard.size.map_or(0, |size| size.capacity);
+        let id = shard.id.to_string();
+        gauge!("backpack_shard_capacity_bytes", "shard" => id.clone()).set(capacity as f64);
+        gauge!("backpack_shard_used_bytes", "shard" => id.clone()).set(used(&shard.id) as f64);
+        gauge!("backpack_shard_writable", "shard" => id).set(if shard.is_writable() { 1.0 } else { 0.0 });
+    }
+    let Some(queue) = queue else {
+        // Without an answer nothing is known of tasks, but that no server is up.
+        for server in map.queue.iter().flat_map(|queue| &queue.servers) {
+            gauge!("backpack_queue_server_up", "server" => server.to_string()).set(0.0);
+        }
+        return;
+    };
+    gauge!("backpack_queue_backlog_tasks").set(queue.backlog() as f64);
+    gauge!("backpack_queue_dead_letters").set(queue.dead() as f64);
+    let now = unix_ms();
+    let age = |oldest: Option<u64>| oldest.map_or(0.0, |ms| now.saturating_sub(ms) as f64 / 1000.0);
+    gauge!("backpack_queue_oldest_task_age_seconds").set(age(queue.oldest_ms()));
+    // Servers without tasks are left out of the stats; their gauges must fall back to zero.
+    let none = crate::queue::TargetStats::default();
+    for id in map.servers.keys().chain(queue.targets.keys().filter(|id| !map.servers.contains_key(*id))) {
+        let target = queue.targets.get(id).unwrap_or(&none);
+        let id = id.to_string();
+        gauge!("backpack_queue_target_backlog_tasks", "target" => id.clone()).set(target.backlog() as f64);
+        gauge!("backpack_queue_target_dead_letters", "target" => id.clone()).set(target.dead as f64);
+        gauge!("backpack_queue_target_oldest_task_age_seconds", "target" => id).set(age(target.oldest_ms));
+    }
+    for server in &queue.servers {
+        let up = if server.error.is_none() { 1.0 } else { 0.0 };
+        gauge!("backpack_queue_server_up", "server" => server.name.clone()).set(up);
+        gauge!("backpack_queue_server_entries", "server" => server.name.clone()).set(server.entries as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{PoolName, Shard, map::ShardSize};
+
+    #[test]
+    fn space_counts_as_the_original_counts() {
+        assert_eq!(Space::of(&ClusterMap::default()).usage_ratio, 1.0);
+        let mut map = ClusterMap::default();
+        for (id, capacity, used, read_only) in
+            [("1", 1000, 1, false), ("2", 2000, 0, true), ("3", 10, 20, false)]
+        {
+            let size = Some(ShardSize { capacity, used });
+            let id: ShardId = id.parse().unwrap();
+            let shard = Shard { id: id.clone(), servers: vec![], read_only, pool: PoolName::default(), size };
+            map.shards.insert(id, Arc::new(shard));
+        }
+        let space = Space::of(&map);
+        assert_eq!((space.total_size, space.used_size, space.available_space), (3010, 21, 999));
+        assert_eq!((space.total_shards, space.writable_shards), (3, 1));
+        assert_eq!(space.usage_ratio, 0.007);
+    }
+}

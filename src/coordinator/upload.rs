@@ -1,0 +1,194 @@
+//! One upload: choose a shard, stream the body to it, try the next shard where that fails, then make it safe.
+
+use std::{collections::HashSet, sync::Arc, time::Instant};
+
+use http::{HeaderMap, Request, header, request};
+use hyper::body::Incoming;
+
+use super::{
+    Coordinator,
+    error::{RequestError, Tried},
+    fanout::{Blob, Fanout, Reached, ShardFailure},
+    finish::Finish,
+    placement::{self, NoShard},
+    source::Source,
+    usage::Reservation,
+};
+use crate::{
+    http::{Answer, RequestBody, RequestId, headers, verify::Expected},
+    model::{ClusterMap, Key, Meta, PoolName, Shard, ShardId, WriteLevel, size},
+};
+
+/// An upload that fails in so many shards fails: each may cost a connection time-out per server, and a client waits.
+const MAX_SHARDS_TRIED: usize = 4;
+
+/// What a client asks for beside the bytes.
+struct Order {
+    pool: PoolName,
+    level: WriteLevel,
+    meta: Meta,
+    conditions: HeaderMap,
+    expected: Expected,
+}
+
+impl Order {
+    fn read(map: &ClusterMap, head: &request::Parts) -> Result<Self, RequestError> {
+        let bad = |error: &dyn std::fmt::Display| RequestError::Bad(error.to_string());
+        let pool = choose_pool(map, head)?;
+        let level = match text(&head.headers, headers::WRITE)? {
+            Some(level) => level.parse().map_err(|error: String| RequestError::Bad(error))?,
+            None => map.pool(&pool).write,
+        };
+        let mut conditions = HeaderMap::new();
+        for name in [header::IF_MATCH, header::IF_NONE_MATCH] {
+            for value in head.headers.get_all(&name) {
+                conditions.append(&name, value.clone());
+            }
+        }
+        Ok(Self {
+            pool,
+            level,
+            meta: Meta::from_headers(&head.headers).map_err(|error| bad(&error))?,
+            conditions,
+            expected: Expected::from_headers(&head.headers).map_err(|error| bad(&error))?,
+        })
+    }
+}
+
+/// The pool a request names, else the one that its `Host` chooses, else the default pool.
+fn choose_pool(map: &ClusterMap, head: &request::Parts) -> Result<PoolName, RequestError> {
+    if let Some(name) = text(&head.headers, headers::POOL)? {
+        return name.parse().map_err(|error| RequestError::Bad(format!("{}: {error}", headers::POOL)));
+    }
+    let host = text(&head.headers, header::HOST).ok().flatten().unwrap_or_default();
+    let host = host.rsplit_once(':').map_or(host, |(name, _port)| name);
+    let chosen =
+        map.pools.iter().find(|(_, pool)| pool.hosts.iter().any(|named| named.eq_ignore_ascii_case(host)));
+    Ok(chosen.map(|(name, _)| name.clone()).unwrap_or_default())
+}
+
+/// A header's text; one that is no text is the client's mistake.
+pub(super) fn text(from: &HeaderMap, name: http::HeaderName) -> Result<Option<&str>, RequestError> {
+    let Some(value) = from.get(&name) else { return Ok(None) };
+    value.to_str().map(Some).map_err(|_| RequestError::Bad(format!("the value of {name} is no text")))
+}
+
+impl Coordinator {
+    /// Takes an upload. When this returns `Ok`, the blob has its copies or a durable task for each that is missing.
+    pub(super) async fn upload(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        key: Key,
+        id: &RequestId,
+    ) -> Result<Answer, RequestError> {
+        let (coordinator, id) = (Arc::clone(self), id.clone());
+        // A task of its own: a client that goes away once the last byte is on its way to the servers must not leave a
+        // blob that is stored, but neither counted nor copied. One that goes earlier ends the body with an error.
+        let taken = self.tasks.spawn(async move {
+            let started = Instant::now();
+            let uploaded = coordinator.take(request, key, id).await;
+            coordinator.count_upload(&uploaded, started);
+            uploaded
+        });
+        taken.await.unwrap_or_else(|error| Err(RequestError::Internal(error.to_string())))
+    }
+
+    async fn take(
+        &self,
+        request: Request<Incoming>,
+        key: Key,
+        id: RequestId,
+    ) -> Result<Answer, RequestError> {
+        let (head, body) = request.into_parts();
+        let map = self.known_map().await?;
+        let order = Order::read(&map, &head)?;
+        let body = RequestBody::new(body, self.config.max_body, self.config.body_idle())
+            .map_err(|error| RequestError::Source(error.into()))?;
+        let mut source = Source::new(body, order.expected.verifier(), self.config.replay);
+        let version = self.clock.next();
+        let blob = Blob { key: &key, version, meta: &order.meta, conditions: &order.conditions, id: &id };
+        let fanout =
+            Fanout { servers: &self.servers, fleet: &self.fleet, spool_dir: &self.config.spool_dir, blob };
+        let (shard, reached, reservation) =
+            self.store_somewhere(&map, &order.pool, order.level, &fanout, &mut source).await?;
+        let finish = Finish {
+            wanted: order.level.copies(shard.servers.len()),
+            length: source.length(),
+            checksum: source.checksum(),
+            map,
+            shard,
+            key: key.clone(),
+            version,
+            id: id.clone(),
+        };
+        finish.run(self, reached, reservation).await
+    }
+
+    /// Streams the body to a shard that takes it.
+    async fn store_somewhere(
+        &self,
+        map: &ClusterMap,
+        pool: &PoolName,
+        level: WriteLevel,
+        fanout: &Fanout<'_>,
+        source: &mut Source,
+    ) -> Result<(Arc<Shard>, Reached, Reservation), RequestError> {
+        let mut tried_shards = HashSet::new();
+        let mut tried = Tried::default();
+        loop {
+            // A body of unknown length wants at least the room that it can be replayed with.
+            let need = source.known_length().unwrap_or(source.length().max(self.config.replay));
+            let shard = match self.choose(map, pool, need, level, &tried_shards) {
+                Ok(shard) if tried_shards.len() < MAX_SHARDS_TRIED => shard,
+                Ok(_) => return Err(no_server(fanout, tried)),
+                Err(_) if !tried.0.is_empty() => return Err(no_server(fanout, tried)),
+                Err(NoShard::NoneWritable) => return Err(RequestError::NoneWritable),
+                Err(NoShard::NoRoom) => return Err(RequestError::NoRoom(size::format(need))),
+                Err(NoShard::AllDown) => return Err(no_server(fanout, tried)),
+            };
+            let mut reservation = self.usage.reserve(&shard, need);
+            let known = source.known_length().is_some();
+            let standing = |server: &_| self.fleet.standing(server, known);
+            let candidates = placement::order_servers(map, &shard, standing, || fastrand::u64(..));
+            let needed = level.copies(shard.servers.len());
+            match fanout.run(source, candidates, needed, &mut reservation).await {
+                Ok(reached) => return Ok((shard, reached, reservation)),
+                Err(ShardFailure::Over(error)) => return Err(error),
+                Err(ShardFailure::Elsewhere(said)) => {
+                    tried.0.extend(said.0);
+                    tried_shards.insert(shard.id.clone());
+                }
+            }
+        }
+    }
+
+    /// A shard with as many servers that answer as the level asks for; where there is none, one with any; where there is
+    /// none either, one with servers that failed lately is still worth a try.
+    fn choose(
+        &self,
+        map: &ClusterMap,
+        pool: &PoolName,
+        need: u64,
+        level: WriteLevel,
+        tried: &HashSet<ShardId>,
+    ) -> Result<Arc<Shard>, NoShard> {
+        let used = |shard: &Shard| self.usage.used(shard);
+        let up =
+            |shard: &Shard| map.servers_of(shard).filter(|server| !self.fleet.is_down(&server.id)).count();
+        let enough = |shard: &Shard| up(shard) >= level.copies(shard.servers.len());
+        let one = |shard: &Shard| up(shard) > 0;
+        let any = |shard: &Shard| map.servers_of(shard).next().is_some();
+        let random = fastrand::f64();
+        let mut chosen = Err(NoShard::AllDown);
+        for answers in [&enough as &dyn Fn(&Shard) -> bool, &one, &any] {
+            if matches!(chosen, Err(NoShard::AllDown)) {
+                chosen = placement::choose_shard(map, pool, need, tried, used, answers, random);
+            }
+        }
+        chosen
+    }
+}
+
+fn no_server(fanout: &Fanout<'_>, tried: Tried) -> RequestError {
+    RequestError::NoServer { key: fanout.blob.key.to_string(), tried }
+}

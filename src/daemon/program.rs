@@ -1,0 +1,35 @@
+//! The body of every program's `main`: logging, metrics, the runtime, the exit code.
+
+use std::process::ExitCode;
+
+use crate::telemetry::{self, log::LogArgs};
+
+/// Runs a program to its end. Exit code 0, or 1 with the error's whole chain on standard error; misuse (exit code 2)
+/// is what the argument parser answers before this.
+pub fn run(log: &LogArgs, body: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    if let Err(error) = telemetry::log::init(log) {
+        eprintln!("error: {error}");
+        return ExitCode::from(2);
+    }
+    super::install_tls_provider();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        telemetry::metrics::install();
+        body.await
+    });
+    // Blocking work that hangs (a dead disk) must not hold up the end of the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

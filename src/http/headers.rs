@@ -1,0 +1,26 @@
+//! Names of the headers that are ours, and of those that `http` does not know.
+
+use http::HeaderName;
+
+/// A blob's version, on requests between our parts and on every answer about a blob.
+pub const VERSION: HeaderName = HeaderName::from_static("x-backpack-version");
+/// What a coordinator reached: `1/2`.
+pub const COPIES: HeaderName = HeaderName::from_static("x-backpack-copies");
+/// The write level an upload asks for: `one`, `quorum`, `all`.
+pub const WRITE: HeaderName = HeaderName::from_static("x-backpack-write");
+/// The pool an upload asks for.
+pub const POOL: HeaderName = HeaderName::from_static("x-backpack-pool");
+/// Bytes of the older blob that a write or delete replaced on a node; absent if there was none.
+pub const REPLACED: HeaderName = HeaderName::from_static("x-backpack-replaced");
+/// `1` on a node's 404 for a blob that is there but damaged: another server of the shard has to give it.
+pub const DAMAGED: HeaderName = HeaderName::from_static("x-backpack-damaged");
+/// The key a coordinator made up for `POST /`.
+pub const KEY: HeaderName = HeaderName::from_static("x-backpack-key");
+/// CRC-64/NVME of the whole blob, base64 of 8 bytes big-endian.
+pub const CHECKSUM: HeaderName = HeaderName::from_static("x-amz-checksum-crc64nvme");
+/// MD5 of the body, base64 (RFC 1864).
+pub const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
+/// Digests of the body, `sha-256=<base64>` (RFC 3230).
+pub const DIGEST: HeaderName = HeaderName::from_static("digest");
+/// The request id that travels from part to part.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

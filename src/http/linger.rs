@@ -1,0 +1,102 @@
+//! A connection that is closed the way a client understands.
+//!
+//! A server that refuses an upload answers and closes while the client is still sending. What arrives afterwards makes
+//! the kernel reset the connection, and a client that meets the reset first never sees the answer: our own reports a
+//! broken pipe instead of "full". So the write side is closed first, and what still comes is read and thrown away for
+//! a while.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
+
+/// A client that sends nothing for this long has seen the answer, or will not. It is what a connection without a client
+/// costs when it is closed.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// A client that goes on sending for this long does not listen.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// An accepted connection.
+pub struct Lingering {
+    stream: TcpStream,
+    closing: Option<Closing>,
+}
+
+struct Closing {
+    silence: Pin<Box<Sleep>>,
+    ends: Instant,
+}
+
+impl Lingering {
+    /// Wraps a connection.
+    pub fn new(stream: TcpStream) -> Self {
+        Self { stream, closing: None }
+    }
+
+    /// Reads what still comes; ready when the client has closed too, is silent, or has had its time.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let closing = self.closing.get_or_insert_with(|| Closing {
+            silence: Box::pin(tokio::time::sleep(SILENCE)),
+            ends: Instant::now() + LONGEST,
+        });
+        loop {
+            let mut bytes = [0; 16 * 1024];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && Instant::now() < closing.ends => {
+                    closing.silence.as_mut().reset(Instant::now() + SILENCE);
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return closing.silence.as_mut().poll(cx),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Lingering {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Lingering {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.closing.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        }
+        self.poll_discard(cx).map(Ok)
+    }
+}

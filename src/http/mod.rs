@@ -1,0 +1,25 @@
+//! HTTP as all roles serve it.
+//!
+//! - [`body`]: what an answer carries
+//! - [`headers`]: names of our own headers
+//! - [`reply`]: answers and errors, JSON `{"error":"..."}`
+//! - [`incoming`]: a request's body with time-outs and limits
+//! - `linger`: closing so that a client in mid upload still gets its answer
+//! - [`request_id`]: the id that travels with an upload
+//! - [`verify`]: a body checked against what its client announced
+//! - [`server`]: accept loop, limits, probes, request log, graceful stop
+
+pub mod body;
+pub mod headers;
+pub mod incoming;
+mod linger;
+pub mod reply;
+pub mod request_id;
+pub mod server;
+pub mod verify;
+
+pub use body::Body;
+pub use incoming::{BodyError, RequestBody};
+pub use reply::{Answer, error, json, text};
+pub use request_id::RequestId;
+pub use server::{Handler, Limits, Server};

@@ -1,0 +1,280 @@
+//! The accept loop that every role shares: limits on connections and headers, time-outs, probes, the request log,
+//! graceful stop.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{Method, Request, StatusCode};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
+use metrics::{counter, gauge, histogram};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Answer, RequestId, incoming, linger::Lingering, reply};
+use crate::{
+    daemon::Shutdown,
+    telemetry::{self, health::Readiness},
+};
+
+/// Limits of one listener.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Open connections; more wait in the listen queue. Each costs a file descriptor and some 20 KiB.
+    pub connections: usize,
+    /// For the whole head of a request to come, and for the next request of a kept connection. Longer than our clients'
+    /// and nginx's 60 s, so that it is they who close idle connections, and no request meets a closing one.
+    pub head: Duration,
+    /// Bytes sent and not acknowledged for this long end the connection: a reader that stopped reading.
+    pub stalled_send: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 10_000, head: Duration::from_secs(75), stalled_send: Duration::from_secs(60) }
+    }
+}
+
+/// Longest request line and headers together. A key has at most 1,024 bytes and metadata 4 KiB; the rest is room for
+/// proxies' headers.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// Bytes read of one connection at once. A part of a body that is kept (the coordinator keeps the first ones of an upload)
+/// holds on to the whole buffer it was read into, and hyper's own limit is 400 KiB.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Most headers of a request.
+const MAX_HEADERS: usize = 100;
+
+/// After a failed accept (no file descriptors left) there is no use in trying at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a role does with a request. Probes (`/-/live`, `/-/ready`, `/-/metrics`) are answered before it.
+pub trait Handler: Send + Sync + 'static {
+    /// The role's name in logs and metrics: `coordinator`.
+    fn role(&self) -> &'static str;
+
+    /// Answers one request.
+    fn handle(&self, request: Request<Incoming>, id: &RequestId) -> impl Future<Output = Answer> + Send;
+}
+
+/// A listener's handler with what surrounds it.
+pub struct Server<H> {
+    /// Does the work.
+    pub handler: Arc<H>,
+    /// What `/-/ready` says.
+    pub readiness: Readiness,
+    /// Limits of the listener.
+    pub limits: Limits,
+}
+
+/// The open connections of one listener.
+#[derive(Default)]
+struct Connections {
+    graceful: GracefulShutdown,
+    cut: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Connections {
+    /// Lets what is in flight finish, cuts off what has not finished by then, and returns when no connection, and so no
+    /// request, is left. `false` if something was cut off.
+    async fn finish(self, within: Duration) -> bool {
+        let finished = tokio::time::timeout(within, self.graceful.shutdown()).await.is_ok();
+        self.cut.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        finished
+    }
+}
+
+impl<H: Handler> Server<H> {
+    /// Serves until the shutdown begins, then stops accepting and lets what is in flight finish within its deadline.
+    pub async fn serve(self, listener: TcpListener, shutdown: Shutdown) {
+        let server = Arc::new(self);
+        let connections = Connections::default();
+        let slots = Arc::new(Semaphore::new(server.limits.connections));
+        loop {
+            let next = async {
+                let slot = slots.clone().acquire_owned().await;
+                (slot, listener.accept().await)
+            };
+            let (slot, accepted) = tokio::select! { next = next => next, () = shutdown.wait() => break };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            server.clone().spawn_connection(stream, slot.ok(), &connections);
+        }
+        drop(listener);
+        if !connections.finish(shutdown.drain()).await {
+            let role = server.handler.role();
+            tracing::warn!(role, "some requests did not finish in time and were cut");
+        }
+    }
+
+    fn spawn_connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        slot: Option<tokio::sync::OwnedSemaphorePermit>,
+        connections: &Connections,
+    ) {
+        prepare(&stream, &self.limits);
+        let role = self.handler.role();
+        let head = self.limits.head;
+        let service = service_fn(move |request| {
+            let server = self.clone();
+            async move { Ok::<_, Infallible>(server.answer(request).await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(head)
+            .max_header_size(MAX_HEAD_BYTES)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(BUFFER_BYTES)
+            .serve_connection(TokioIo::new(Lingering::new(stream)), service);
+        let connection = connections.graceful.watch(connection);
+        let cut = connections.cut.clone();
+        connections.tasks.spawn(async move {
+            let open = gauge!("backpack_http_connections", "role" => role);
+            open.increment(1.0);
+            if let Some(Err(error)) = cut.run_until_cancelled(connection).await {
+                note_connection_error(role, &error);
+            }
+            open.decrement(1.0);
+            drop(slot);
+        });
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let started = Instant::now();
+        let role = self.handler.role();
+        let id = RequestId::of(request.headers());
+        let method = request.method().clone();
+        let path = request.uri().path().to_owned();
+        let mut answer = match self.answer_probe(&request) {
+            Some(answer) => answer,
+            None if incoming::has_ambiguous_length(request.headers()) => {
+                reply::error(StatusCode::BAD_REQUEST, "the request's length is given more than once")
+            }
+            None if incoming::has_unknown_coding(request.headers()) => {
+                reply::error(StatusCode::NOT_IMPLEMENTED, "the only transfer coding taken is chunked")
+            }
+            None => self.handler.handle(request, &id).await,
+        };
+        id.write_to(answer.headers_mut());
+        let seconds = started.elapsed().as_secs_f64();
+        let status = answer.status().as_u16();
+        let label = method_label(&method);
+        counter!("backpack_http_requests_total", "role" => role, "method" => label, "status" => status_label(answer.status()))
+            .increment(1);
+        histogram!("backpack_http_request_seconds", "role" => role, "method" => label).record(seconds);
+        // A probe that says "not ready" is no failure of anything.
+        if answer.status().is_server_error() && !path.starts_with("/-/") {
+            tracing::warn!(role, request_id = %id, %method, path, status, seconds, "request failed");
+        } else {
+            tracing::debug!(role, request_id = %id, %method, path, status, seconds, "request");
+        }
+        answer
+    }
+
+    fn answer_probe(&self, request: &Request<Incoming>) -> Option<Answer> {
+        let path = request.uri().path();
+        if !path.starts_with("/-/") {
+            return None;
+        }
+        let get = matches!(*request.method(), Method::GET | Method::HEAD);
+        let answer = match path {
+            "/-/live" if get => reply::text(StatusCode::OK, "live\n"),
+            "/-/ready" if get => self.answer_ready(),
+            "/-/metrics" if get => reply::text(StatusCode::OK, telemetry::metrics::render()),
+            "/-/live" | "/-/ready" | "/-/metrics" => reply::method_not_allowed(request.method(), "GET, HEAD"),
+            _ => return None,
+        };
+        Some(answer)
+    }
+
+    fn answer_ready(&self) -> Answer {
+        let missing = self.readiness.missing();
+        if missing.is_empty() {
+            return reply::text(StatusCode::OK, "ready\n");
+        }
+        reply::text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", missing.join("\n")))
+    }
+}
+
+/// Options of an accepted connection. A failure leaves the connection usable, so it is only worth a debug line.
+fn prepare(stream: &TcpStream, limits: &Limits) {
+    let socket = socket2::SockRef::from(stream);
+    let result = socket
+        .set_tcp_nodelay(true)
+        .and_then(|()| socket.set_keepalive(true))
+        .and_then(|()| socket.set_tcp_user_timeout(Some(limits.stalled_send)));
+    if let Err(error) = result {
+        tracing::debug!(%error, "setting socket options failed");
+    }
+}
+
+/// hyper has answered malformed requests itself (400, 414, 431); they still count.
+fn note_connection_error(role: &'static str, error: &hyper::Error) {
+    if error.is_parse() {
+        counter!("backpack_http_malformed_total", "role" => role).increment(1);
+    }
+    tracing::debug!(role, %error, "connection ended");
+}
+
+/// Methods come from the network; only known ones become a label.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::PUT => "PUT",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}
+
+fn status_label(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        200 => "200",
+        201 => "201",
+        204 => "204",
+        206 => "206",
+        304 => "304",
+        400 => "400",
+        404 => "404",
+        405 => "405",
+        408 => "408",
+        410 => "410",
+        411 => "411",
+        412 => "412",
+        413 => "413",
+        416 => "416",
+        422 => "422",
+        500 => "500",
+        501 => "501",
+        502 => "502",
+        503 => "503",
+        507 => "507",
+        other => match other / 100 {
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            _ => "5xx",
+        },
+    }
+}

@@ -1,0 +1,226 @@
+//! The map: the immutable picture of servers, shards, pools and the queue that a process holds. A change makes a
+//! new map; nobody edits one in place.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{PoolName, ServerId, ShardId};
+
+/// What exists, as one process last read it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterMap {
+    /// Every server of the map.
+    pub servers: BTreeMap<ServerId, Arc<Server>>,
+    /// Every shard of the map.
+    pub shards: BTreeMap<ShardId, Arc<Shard>>,
+    /// Pools with settings of their own; a pool that is not here has [`Pool::default`].
+    pub pools: BTreeMap<PoolName, Pool>,
+    /// Where the tasks are kept; `None` before `coordinator-init`.
+    pub queue: Option<QueueInfo>,
+    /// Servers that announce themselves under `/live`. Only our own nodes do, so absence says nothing about others.
+    pub live: BTreeSet<ServerId>,
+}
+
+impl ClusterMap {
+    /// The servers of a shard that are in the map, in the shard's order.
+    pub fn servers_of<'a>(&'a self, shard: &'a Shard) -> impl Iterator<Item = &'a Arc<Server>> {
+        shard.servers.iter().filter_map(|id| self.servers.get(id))
+    }
+
+    /// The settings of a pool.
+    pub fn pool(&self, name: &PoolName) -> Pool {
+        self.pools.get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// An entry of the map: where a server of any kind listens.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Server {
+    /// Its name.
+    pub id: ServerId,
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl Server {
+    /// `host:port`, with brackets around an IPv6 address.
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}", self.authority())
+    }
+}
+
+/// A set of servers that hold the same blobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    /// Its name.
+    pub id: ShardId,
+    /// Its servers, in the order of the map; a server named here need not be in the map.
+    pub servers: Vec<ServerId>,
+    /// Takes no uploads. New shards are read-only.
+    pub read_only: bool,
+    /// The pool it belongs to.
+    pub pool: PoolName,
+    /// `None` while its `/shard-size-<id>` is missing or unreadable: then it takes no uploads.
+    pub size: Option<ShardSize>,
+}
+
+impl Shard {
+    /// Takes uploads: enabled, with a known size and room left.
+    pub fn is_writable(&self) -> bool {
+        !self.read_only && self.size.is_some_and(|size| size.used < size.capacity)
+    }
+}
+
+/// What `/shard-size-<id>` says, in bytes of one copy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ShardSize {
+    /// How much it may hold.
+    pub capacity: u64,
+    /// How much it holds (`current` in ZooKeeper). May pass the capacity.
+    pub used: u64,
+}
+
+impl ShardSize {
+    /// Bytes left, 0 when over-full.
+    pub fn free(self) -> u64 {
+        self.capacity.saturating_sub(self.used)
+    }
+}
+
+/// How many durable copies an upload waits for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WriteLevel {
+    /// One copy; the others are tasks.
+    #[default]
+    One,
+    /// More than half of the shard's servers.
+    Quorum,
+    /// Every server of the shard.
+    All,
+}
+
+impl WriteLevel {
+    /// Copies needed in a shard of so many servers.
+    pub fn copies(self, servers: usize) -> usize {
+        match self {
+            Self::One => servers.min(1),
+            Self::Quorum => servers / 2 + servers.min(1),
+            Self::All => servers,
+        }
+    }
+}
+
+impl FromStr for WriteLevel {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "one" => Ok(Self::One),
+            "quorum" => Ok(Self::Quorum),
+            "all" => Ok(Self::All),
+            other => Err(format!("{other:?} is not a write level: one, quorum or all")),
+        }
+    }
+}
+
+impl fmt::Display for WriteLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::One => "one",
+            Self::Quorum => "quorum",
+            Self::All => "all",
+        })
+    }
+}
+
+/// Settings of a pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// The level of uploads that ask for none.
+    #[serde(default)]
+    pub write: WriteLevel,
+    /// Values of `Host` (without port) that choose this pool.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+}
+
+/// Where the tasks are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueInfo {
+    /// Prefix of every key in Redis.
+    pub key: String,
+    /// The Redis servers; empty means the embedded queue.
+    pub servers: Vec<QueueServer>,
+}
+
+/// One Redis server. Its password is never part of the map: it comes from the environment or a file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueServer {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Speak TLS to it.
+    pub tls: bool,
+}
+
+impl fmt::Display for QueueServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "rediss://" } else { "" };
+        if self.host.contains(':') {
+            write!(f, "{scheme}[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{scheme}{}:{}", self.host, self.port)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_a_level_needs() {
+        let of = |level: WriteLevel| (0..6).map(|n| level.copies(n)).collect::<Vec<_>>();
+        assert_eq!(of(WriteLevel::One), [0, 1, 1, 1, 1, 1]);
+        assert_eq!(of(WriteLevel::Quorum), [0, 1, 2, 2, 3, 3]);
+        assert_eq!(of(WriteLevel::All), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn writable_needs_a_known_size_with_room() {
+        let mut shard = Shard {
+            id: "1".parse().unwrap(),
+            servers: vec![],
+            read_only: false,
+            pool: PoolName::default(),
+            size: None,
+        };
+        assert!(!shard.is_writable());
+        shard.size = Some(ShardSize { capacity: 10, used: 9 });
+        assert!(shard.is_writable());
+        shard.size = Some(ShardSize { capacity: 10, used: 10 });
+        assert!(!shard.is_writable());
+        shard.size = Some(ShardSize { capacity: 10, used: 0 });
+        shard.read_only = true;
+        assert!(!shard.is_writable());
+    }
+}

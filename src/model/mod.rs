@@ -1,0 +1,30 @@
+//! The values every part speaks in: no I/O, no async, nothing that can wait.
+//!
+//! - [`id`]: names of servers, shards and pools
+//! - [`key`]: the path of a blob inside its shard
+//! - [`version`]: which of two writes of one key is newer
+//! - [`meta`]: what travels with a blob besides its bytes
+//! - [`checksum`]: CRC-64/NVME of a whole blob, and what clients may ask us to verify
+//! - [`size`]: `100gb` and back
+//! - [`range`]: one HTTP byte range
+//! - [`map`]: the immutable picture of servers, shards, pools and the queue
+//! - [`task`]: one copy or delete still to be made
+
+pub mod checksum;
+pub mod id;
+pub mod key;
+pub mod map;
+pub mod meta;
+pub mod range;
+pub mod size;
+pub mod task;
+pub mod version;
+
+pub use checksum::{Checksum, Crc64};
+pub use id::{PoolName, ServerId, ShardId};
+pub use key::Key;
+pub use map::{ClusterMap, Pool, QueueInfo, QueueServer, Server, Shard, WriteLevel};
+pub use meta::Meta;
+pub use range::ByteRange;
+pub use task::{Operation, Task};
+pub use version::Version;

@@ -1,0 +1,144 @@
+//! Settings of a node, as flags and environment variables.
+
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use super::{DEFAULT_MAX_BLOB_BYTES, DEFAULT_UPLOAD_IDLE, Limits};
+use crate::{
+    http,
+    model::size,
+    storage::{DEFAULT_BUFFER_BYTES, DEFAULT_SMALL_LIMIT, DEFAULT_VOLUME_BYTES, Options, SyncMode},
+};
+
+/// Every connection costs a file descriptor and some 20 KiB.
+const DEFAULT_CONNECTIONS: usize = 10_000;
+
+/// The node's settings.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Node")]
+pub struct Config {
+    /// When an upload is answered: after a sync of its own, after one that it shares with all that wait, or without one
+    /// (then a power cut loses the last seconds)
+    #[arg(
+        long,
+        env = "BACKPACK_NODE_SYNC",
+        default_value = "group",
+        value_parser = PossibleValuesParser::new(["always", "group", "never"]).map(|text| sync_mode(&text))
+    )]
+    pub sync: SyncMode,
+
+    /// Largest blob that is taken; larger ones get 413
+    #[arg(long, env = "BACKPACK_NODE_MAX_BLOB_SIZE", default_value = "5gb", value_parser = size::parse, value_name = "SIZE")]
+    pub max_blob_size: u64,
+
+    /// Blobs up to this size are packed into volumes, larger ones get a file of their own; at most 64mb
+    #[arg(long, env = "BACKPACK_NODE_SMALL_BLOB_SIZE", default_value = "8mb", value_parser = size::parse, value_name = "SIZE")]
+    pub small_blob_size: u64,
+
+    /// A volume that has grown to this size is followed by a new one
+    #[arg(long, env = "BACKPACK_NODE_VOLUME_SIZE", default_value = "1gb", value_parser = size::parse, value_name = "SIZE")]
+    pub volume_size: u64,
+
+    /// Memory for small blobs on their way in; more uploads at once than fit go by way of files
+    #[arg(long, env = "BACKPACK_NODE_UPLOAD_MEMORY", default_value = "64mb", value_parser = size::parse, value_name = "SIZE")]
+    pub upload_memory: u64,
+
+    /// An upload that sends nothing for so many seconds gets 408
+    #[arg(
+        long,
+        env = "BACKPACK_NODE_UPLOAD_IDLE",
+        default_value_t = DEFAULT_UPLOAD_IDLE.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..=3600),
+        value_name = "SECONDS"
+    )]
+    pub upload_idle: u64,
+
+    /// Open connections; more wait until one closes
+    #[arg(
+        long,
+        env = "BACKPACK_NODE_MAX_CONNECTIONS",
+        default_value_t = DEFAULT_CONNECTIONS,
+        value_name = "CONNECTIONS"
+    )]
+    pub max_connections: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            sync: SyncMode::default(),
+            max_blob_size: DEFAULT_MAX_BLOB_BYTES,
+            small_blob_size: DEFAULT_SMALL_LIMIT,
+            volume_size: DEFAULT_VOLUME_BYTES,
+            upload_memory: DEFAULT_BUFFER_BYTES,
+            upload_idle: DEFAULT_UPLOAD_IDLE.as_secs(),
+            max_connections: DEFAULT_CONNECTIONS,
+        }
+    }
+}
+
+impl Config {
+    /// The limits of the HTTP side.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            blob_bytes: self.max_blob_size,
+            upload_idle: Duration::from_secs(self.upload_idle),
+            http: http::Limits { connections: self.max_connections.max(1), ..http::Limits::default() },
+        }
+    }
+
+    /// The options of the engine, which checks them when it opens.
+    pub fn storage(&self) -> Options {
+        Options {
+            sync: self.sync,
+            volume_bytes: self.volume_size,
+            small_limit: self.small_blob_size,
+            buffer_bytes: self.upload_memory,
+            ..Options::default()
+        }
+    }
+}
+
+fn sync_mode(text: &str) -> SyncMode {
+    match text {
+        "always" => SyncMode::Always,
+        "never" => SyncMode::Never,
+        _ => SyncMode::Group,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    fn parse(args: &[&str]) -> Result<Config, clap::Error> {
+        Program::try_parse_from([&["program"], args].concat()).map(|program| program.config)
+    }
+
+    #[test]
+    fn no_flags_are_the_defaults() {
+        let (parsed, default) = (parse(&[]).unwrap(), Config::default());
+        assert_eq!(format!("{parsed:?}"), format!("{default:?}"));
+        assert_eq!(default.limits().http.connections, http::Limits::default().connections);
+    }
+
+    #[test]
+    fn flags_become_settings() {
+        let config = parse(&["--sync", "always", "--max-blob-size", "1.5mb", "--upload-idle", "7"]).unwrap();
+        assert_eq!(config.limits().blob_bytes, 1_572_864);
+        assert_eq!(config.limits().upload_idle, Duration::from_secs(7));
+        assert_eq!(config.storage().sync, SyncMode::Always);
+        for bad in ["--sync=sometimes", "--max-blob-size=big", "--upload-idle=0"] {
+            assert!(parse(&[bad]).is_err(), "{bad}");
+        }
+    }
+}

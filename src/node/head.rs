@@ -1,0 +1,61 @@
+//! The headers of answers about blobs.
+
+use std::fmt::Display;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::conditions;
+use crate::{
+    http::headers,
+    model::{Version, range::Span},
+    storage::BlobInfo,
+};
+
+/// Sets a header to a value that is made of our own text, numbers and checked values.
+pub fn set(to: &mut HeaderMap, name: HeaderName, value: impl Display) {
+    // Such a text is always a header's value; if it were not, an answer without it is better than none.
+    if let Ok(value) = HeaderValue::try_from(value.to_string()) {
+        to.insert(name, value);
+    }
+}
+
+/// The version a key holds, as ours and as entity tag.
+pub fn write_version(version: Version, to: &mut HeaderMap) {
+    set(to, headers::VERSION, version);
+    set(to, header::ETAG, conditions::entity_tag(version));
+}
+
+/// What a reader may keep to ask again: the version and its date.
+fn write_validators(version: Version, to: &mut HeaderMap) {
+    write_version(version, to);
+    set(to, header::LAST_MODIFIED, httpdate::fmt_http_date(conditions::modified(version)));
+}
+
+/// The head of a whole blob (200).
+pub fn write_whole(info: &BlobInfo, to: &mut HeaderMap) {
+    write_common(info, info.length, to);
+    set(to, headers::CHECKSUM, info.checksum);
+}
+
+/// The head of a part of a blob (206). It has no checksum: clients would check the part against it.
+pub fn write_part(info: &BlobInfo, span: Span, to: &mut HeaderMap) {
+    write_common(info, span.end - span.start, to);
+    let (first, last, length) = (span.start, span.end - 1, info.length);
+    set(to, header::CONTENT_RANGE, format_args!("bytes {first}-{last}/{length}"));
+}
+
+fn write_common(info: &BlobInfo, body_bytes: u64, to: &mut HeaderMap) {
+    info.meta.write_to(to);
+    write_validators(info.version, to);
+    to.insert(header::CONTENT_LENGTH, HeaderValue::from(body_bytes));
+    to.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+}
+
+/// The head of "you have it already" (304): what could renew the reader's copy, and nothing about a body.
+pub fn write_not_modified(info: &BlobInfo, to: &mut HeaderMap) {
+    write_validators(info.version, to);
+    let caching = info.meta.pairs().iter().find(|(name, _)| name == header::CACHE_CONTROL.as_str());
+    if let Some((_, value)) = caching {
+        set(to, header::CACHE_CONTROL, value);
+    }
+}

@@ -1,0 +1,215 @@
+//! What a node counts: Prometheus metrics with its name as label, and the totals of `/stats`.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::{Method, StatusCode};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
+use parking_lot::Mutex;
+
+use super::refusal::Refusal;
+use crate::{http::Answer, storage::Usage};
+
+/// The counters of one node.
+pub struct Metrics {
+    node: Arc<str>,
+    /// Bytes of bodies that came, stored or not.
+    pub received_bytes: Counter,
+    /// Reads that met damage.
+    pub damaged_reads: Counter,
+    /// How long blobs took from their last byte to durable.
+    pub commit_seconds: Histogram,
+    sent_bytes: Counter,
+    /// Blobs given out, whole or in part.
+    pub gets: Traffic,
+    /// Blobs taken.
+    pub puts: Traffic,
+}
+
+impl Metrics {
+    /// The counters of the node of this name. The recorder must have been installed, or they count into nothing.
+    pub fn new(node: Arc<str>) -> Self {
+        Self {
+            received_bytes: counter!("backpack_node_received_bytes_total", "node" => node.clone()),
+            damaged_reads: counter!("backpack_node_damaged_reads_total", "node" => node.clone()),
+            commit_seconds: histogram!("backpack_node_commit_seconds", "node" => node.clone()),
+            sent_bytes: counter!("backpack_node_sent_bytes_total", "node" => node.clone()),
+            gets: Traffic::default(),
+            puts: Traffic::default(),
+            node,
+        }
+    }
+
+    /// The node's name: its id, or its port where it has none.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Bytes of a blob were handed to the connection.
+    pub fn sent(&self, bytes: usize) {
+        self.sent_bytes.increment(bytes as u64);
+        self.gets.add_bytes(bytes as u64);
+    }
+
+    /// Sets the gauges to the engine's totals.
+    pub fn show(&self, usage: &Usage) {
+        let set =
+            |name: &'static str, value: u64| gauge!(name, "node" => self.node.clone()).set(value as f64);
+        set("backpack_node_blobs", usage.blobs);
+        set("backpack_node_blob_bytes", usage.blob_bytes);
+        set("backpack_node_tombstones", usage.tombstones);
+        set("backpack_node_disk_bytes", usage.disk_bytes);
+        set("backpack_node_free_bytes", usage.free_bytes);
+        set("backpack_node_damaged_blobs", usage.damaged);
+        set("backpack_node_read_only", u64::from(usage.read_only.is_some()));
+    }
+}
+
+/// Blobs in one direction, as the original's `/stats` has them.
+#[derive(Default)]
+pub struct Traffic {
+    bytes: AtomicU64,
+    requests: Mutex<Requests>,
+}
+
+#[derive(Default, Clone, Copy)]
+struct Requests {
+    count: u64,
+    average_ms: f64,
+}
+
+/// The original's average is over about this many of the last requests.
+const AVERAGE_OVER: u64 = 1000;
+
+impl Traffic {
+    /// Counts bytes.
+    pub fn add_bytes(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn add_request(&self, took: Duration) {
+        let mut requests = self.requests.lock();
+        requests.count += 1;
+        let weight = requests.count.min(AVERAGE_OVER) as f64;
+        requests.average_ms += (took.as_secs_f64() * 1000.0 - requests.average_ms) / weight;
+    }
+
+    /// `{"count", "bytes", "avg"}`; `avg` in milliseconds.
+    pub fn to_json(&self) -> serde_json::Value {
+        let Requests { count, average_ms } = *self.requests.lock();
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        // Microseconds are as fine as anybody reads.
+        serde_json::json!({ "count": count, "bytes": bytes, "avg": (average_ms * 1000.0).round() / 1000.0 })
+    }
+}
+
+/// A request about a blob that is being answered. It is counted when this is dropped, so that a request whose client
+/// went away, which nobody answers, counts too.
+pub struct Pending<'a> {
+    metrics: &'a Metrics,
+    verb: Verb,
+    outcome: &'static str,
+    started: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Get,
+    Head,
+    Put,
+    Delete,
+}
+
+impl<'a> Pending<'a> {
+    /// A request with one of the four methods a blob knows; any other counts as GET.
+    pub fn new(metrics: &'a Metrics, method: &Method) -> Self {
+        let verb = match *method {
+            Method::PUT => Verb::Put,
+            Method::DELETE => Verb::Delete,
+            Method::HEAD => Verb::Head,
+            _ => Verb::Get,
+        };
+        Self { metrics, verb, outcome: "aborted", started: Instant::now() }
+    }
+
+    /// How it ended.
+    pub fn done(mut self, result: &Result<Answer, Refusal>) {
+        self.outcome = match result {
+            Ok(answer) => success(self.verb, answer.status()),
+            Err(refusal) => failure(refusal),
+        };
+        if refusal_is_damage(result) {
+            self.metrics.damaged_reads.increment(1);
+        }
+        match (self.verb, self.outcome) {
+            (Verb::Get, "whole" | "part") => self.metrics.gets.add_request(self.started.elapsed()),
+            (Verb::Put, "created" | "replaced" | "unchanged") => {
+                self.metrics.puts.add_request(self.started.elapsed());
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        let name = match self.verb {
+            Verb::Get => "backpack_node_gets_total",
+            Verb::Head => "backpack_node_heads_total",
+            Verb::Put => "backpack_node_puts_total",
+            Verb::Delete => "backpack_node_deletes_total",
+        };
+        counter!(name, "node" => self.metrics.node.clone(), "outcome" => self.outcome).increment(1);
+    }
+}
+
+fn refusal_is_damage(result: &Result<Answer, Refusal>) -> bool {
+    result.as_ref().is_err_and(Refusal::is_damage)
+}
+
+fn success(verb: Verb, status: StatusCode) -> &'static str {
+    match (verb, status) {
+        (_, StatusCode::NOT_MODIFIED) => "not_modified",
+        (Verb::Get | Verb::Head, StatusCode::PARTIAL_CONTENT) => "part",
+        (Verb::Get | Verb::Head, _) => "whole",
+        (Verb::Put, StatusCode::CREATED) => "created",
+        (Verb::Put, StatusCode::NO_CONTENT) => "replaced",
+        (Verb::Delete, StatusCode::NO_CONTENT) => "deleted",
+        (Verb::Put | Verb::Delete, _) => "unchanged",
+    }
+}
+
+fn failure(refusal: &Refusal) -> &'static str {
+    match refusal.status() {
+        _ if refusal.is_damage() => "damaged",
+        StatusCode::NOT_FOUND => "missing",
+        StatusCode::GONE => "gone",
+        StatusCode::INSUFFICIENT_STORAGE => "full",
+        status if status.is_client_error() => "refused",
+        _ => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_average_follows_the_last_requests() {
+        let traffic = Traffic::default();
+        for _ in 0..10 {
+            traffic.add_request(Duration::from_millis(10));
+        }
+        traffic.add_bytes(170);
+        assert_eq!(traffic.to_json(), serde_json::json!({ "count": 10, "bytes": 170, "avg": 10.0 }));
+        for _ in 0..20_000 {
+            traffic.add_request(Duration::from_millis(2));
+        }
+        assert_eq!(traffic.to_json()["avg"], 2.0);
+    }
+}

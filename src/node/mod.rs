@@ -1,0 +1,190 @@
+//! The storage daemon: a server of a shard, speaking HTTP over the engine.
+//!
+//! - [`serve`]: the daemon; [`Deps`]: what it stands on
+//! - `config`: its command line; `run`: from there to [`serve`]
+//! - [`run()`]: from the command line ([`Args`], [`Config`]) to [`serve`]
+//! - `target`: what a request is about; `get`, `put`, `list`, `stats`: the answers
+//! - `conditions`: `If-*` and `Range`, decided; `head`: headers of answers about blobs
+//! - `refusal`: errors and their statuses, in one place
+//! - `announce`: the entry under `/live`; `watch`: readiness and gauges; `metrics`: what is counted
+
+mod announce;
+mod conditions;
+mod config;
+mod get;
+mod head;
+mod list;
+mod metrics;
+mod put;
+mod refusal;
+mod run;
+mod stats;
+mod target;
+mod watch;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{Method, Request, request::Parts};
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
+
+pub use announce::Live;
+pub use config::Config;
+pub use run::{Args, run};
+
+use crate::{
+    daemon::{Shutdown, VersionClock},
+    http::{Answer, Handler, RequestBody, RequestId, Server, reply},
+    model::Key,
+    storage::{Storage, StorageError},
+    telemetry::{self, health::Readiness},
+};
+use metrics::{Metrics, Pending};
+use refusal::Refusal;
+use target::Target;
+use watch::Watch;
+
+/// What a node stands on.
+pub struct Deps {
+    /// The engine. The node closes it when it stops.
+    pub storage: Arc<dyn Storage>,
+    /// Its limits.
+    pub limits: Limits,
+    /// Where the node announces itself; `None`: nowhere.
+    pub live: Option<Live>,
+}
+
+/// Limits of a node.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Largest blob, in bytes. Default: [`DEFAULT_MAX_BLOB_BYTES`].
+    pub blob_bytes: u64,
+    /// Longest wait for the next bytes of an upload. Default: [`DEFAULT_UPLOAD_IDLE`].
+    pub upload_idle: Duration,
+    /// Limits of the listener.
+    pub http: crate::http::Limits,
+}
+
+/// The largest object that S3 takes in one PUT.
+pub const DEFAULT_MAX_BLOB_BYTES: u64 = 5 << 30;
+/// Twice what a coordinator waits for its client, so that it is the one who gives up and says why.
+pub const DEFAULT_UPLOAD_IDLE: Duration = Duration::from_secs(60);
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            blob_bytes: DEFAULT_MAX_BLOB_BYTES,
+            upload_idle: DEFAULT_UPLOAD_IDLE,
+            http: crate::http::Limits::default(),
+        }
+    }
+}
+
+/// Serves until the shutdown begins. Then, in this order: is not ready, leaves `/live`, stops accepting, lets what is in
+/// flight finish within the shutdown's deadline, closes the storage. An error is one of closing the storage.
+pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) -> Result<(), StorageError> {
+    telemetry::metrics::install();
+    let addr = listener.local_addr().map_err(|source| StorageError::Io {
+        context: "ask for the listener's address".to_owned(),
+        source,
+    })?;
+    let Deps { storage, limits, live } = deps;
+    let name = live.as_ref().map_or_else(|| addr.port().to_string(), |live| live.id.to_string());
+    let readiness = Readiness::default();
+    let serving = readiness.condition("serving");
+    let watch = Watch::new(&readiness, live.as_ref().map(|live| live.store.link()));
+    let metrics = Arc::new(Metrics::new(name.into()));
+    let http_limits = limits.http.clone();
+    let node = Node {
+        storage: storage.clone(),
+        limits,
+        metrics: metrics.clone(),
+        clock: VersionClock::default(),
+        started: Instant::now(),
+    };
+    let server = Server { handler: Arc::new(node), readiness, limits: http_limits };
+
+    // Begins after `shutdown`, once nobody is sent here any more.
+    let stop = Shutdown::new(shutdown.drain());
+    let presence = async {
+        serving.ok();
+        match &live {
+            Some(live) => live.keep(addr, &*storage, &shutdown).await,
+            None => shutdown.wait().await,
+        }
+        serving.fail("stopping");
+        if let Some(live) = &live {
+            live.withdraw().await;
+        }
+        stop.begin();
+    };
+    tracing::info!(%addr, node = metrics.node(), "node serves");
+    tokio::join!(server.serve(listener, stop.clone()), watch.run(&*storage, &metrics, &stop), presence);
+    storage.close().await
+}
+
+/// The handler of a node's requests.
+struct Node {
+    storage: Arc<dyn Storage>,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    clock: VersionClock,
+    started: Instant,
+}
+
+impl Handler for Node {
+    fn role(&self) -> &'static str {
+        "node"
+    }
+
+    async fn handle(&self, request: Request<Incoming>, id: &RequestId) -> Answer {
+        let (head, body) = request.into_parts();
+        let target = match Target::read(&head.uri) {
+            Ok(target) => target,
+            Err(_) if !is_blob_method(&head.method) => return not_allowed(&head.method),
+            Err(refusal) => return refusal.answer(),
+        };
+        let reads = matches!(head.method, Method::GET | Method::HEAD);
+        match target {
+            Target::Blob(_) if !is_blob_method(&head.method) => not_allowed(&head.method),
+            Target::Blob(key) => self.blob(&key, &head, body, id).await,
+            Target::Unknown => Refusal::Unknown.answer(),
+            Target::List(_) | Target::Stats if !reads => reply::method_not_allowed(&head.method, "GET, HEAD"),
+            Target::List(query) => list::list(self, &query).await.unwrap_or_else(|refusal| refusal.answer()),
+            Target::Stats => stats::stats(self),
+        }
+    }
+}
+
+fn is_blob_method(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE)
+}
+
+fn not_allowed(method: &Method) -> Answer {
+    reply::method_not_allowed(method, "GET, HEAD, PUT, DELETE")
+}
+
+impl Node {
+    async fn blob(&self, key: &Key, head: &Parts, body: Incoming, id: &RequestId) -> Answer {
+        let pending = Pending::new(&self.metrics, &head.method);
+        let result = match head.method {
+            Method::PUT => self.put(key, head, body).await,
+            Method::DELETE => put::delete(self, key, &head.headers).await,
+            Method::HEAD => get::head(self, key, &head.headers).await,
+            _ => get::get(self, key, &head.headers).await,
+        };
+        pending.done(&result);
+        result.unwrap_or_else(|refusal| {
+            refusal.log(key, id);
+            refusal.answer()
+        })
+    }
+
+    async fn put(&self, key: &Key, head: &Parts, body: Incoming) -> Result<Answer, Refusal> {
+        let mut body = RequestBody::new(body, self.limits.blob_bytes, self.limits.upload_idle)?;
+        put::put(self, key, &head.headers, &mut body).await
+    }
+}

@@ -1,0 +1,159 @@
+//! What a request is about, read from its target. Pure.
+
+use http::Uri;
+
+use super::refusal::Refusal;
+use crate::model::Key;
+
+/// What a request is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A blob.
+    Blob(Key),
+    /// `/-/list`, one page of what is stored.
+    List(ListQuery),
+    /// `/stats`.
+    Stats,
+    /// Something else under `/-/`, which is nobody's.
+    Unknown,
+}
+
+/// Lines of a page that asks for no number.
+const DEFAULT_LIST_LIMIT: usize = 1_000;
+/// A page is built in memory: this many of the longest lines are some 12 MiB.
+const MAX_LIST_LIMIT: usize = 10_000;
+
+/// Which page of the listing is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListQuery {
+    /// Only keys that start so.
+    pub prefix: String,
+    /// Only keys greater than this: the last one of the page before.
+    pub after: Option<String>,
+    /// At most so many lines.
+    pub limit: usize,
+}
+
+impl Default for ListQuery {
+    fn default() -> Self {
+        Self { prefix: String::new(), after: None, limit: DEFAULT_LIST_LIMIT }
+    }
+}
+
+impl Target {
+    /// The key is everything after the first slash, query string included, as it was sent.
+    pub fn read(uri: &Uri) -> Result<Self, Refusal> {
+        match uri.path() {
+            "/stats" => return Ok(Self::Stats),
+            "/-/list" => return ListQuery::read(uri.query().unwrap_or_default()).map(Self::List),
+            path if path.starts_with("/-/") => return Ok(Self::Unknown),
+            _ => {}
+        }
+        let target = uri.path_and_query().map_or("", |target| target.as_str());
+        Ok(Self::Blob(target.strip_prefix('/').unwrap_or(target).parse()?))
+    }
+}
+
+impl ListQuery {
+    /// Reads `prefix=a&after=b&limit=10`. Values are percent-decoded once; `+` is a plus.
+    fn read(query: &str) -> Result<Self, Refusal> {
+        let mut read = Self::default();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match name {
+                "prefix" => read.prefix = decode(name, value)?,
+                "after" => read.after = Some(decode(name, value)?),
+                "limit" => read.limit = limit(value)?,
+                _ => {
+                    let known = "prefix, after and limit are known";
+                    return Err(Refusal::Query(format!("unknown parameter {name:?}: {known}")));
+                }
+            }
+        }
+        Ok(read)
+    }
+}
+
+fn limit(text: &str) -> Result<usize, Refusal> {
+    match text.parse() {
+        Ok(limit) if (1..=MAX_LIST_LIMIT).contains(&limit) => Ok(limit),
+        _ => Err(Refusal::Query(format!("limit must be a number from 1 to {MAX_LIST_LIMIT}"))),
+    }
+}
+
+fn decode(name: &str, text: &str) -> Result<String, Refusal> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |at: usize| tail.get(at).and_then(|&digit| (digit as char).to_digit(16));
+        let (Some(high), Some(low)) = (digit(0), digit(1)) else {
+            return Err(Refusal::Query(format!(
+                "{name} has a '%' that is not followed by two hexadecimal digits"
+            )));
+        };
+        bytes.push((high << 4 | low) as u8);
+        rest = &tail[2..];
+    }
+    String::from_utf8(bytes).map_err(|_| Refusal::Query(format!("{name} is not UTF-8 once decoded")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(target: &str) -> Result<Target, Refusal> {
+        Target::read(&target.parse().unwrap())
+    }
+
+    #[test]
+    fn keys_are_taken_as_sent() {
+        for (target, key) in [
+            ("/hi.txt", "hi.txt"),
+            ("/a%20b?x=1&y=%2F", "a%20b?x=1&y=%2F"),
+            ("//double", "/double"),
+            ("/1:a:b", "1:a:b"),
+            ("/?only=query", "?only=query"),
+            ("http://host:1/absolute?q", "absolute?q"),
+            ("/stats/x", "stats/x"),
+            ("/-x", "-x"),
+        ] {
+            assert_eq!(read(target).unwrap(), Target::Blob(key.parse().unwrap()), "{target}");
+        }
+        for target in ["/", "/a/../b", "/a%0", "/-", "*"] {
+            let read = read(target);
+            assert!(matches!(read, Err(Refusal::Key(_)) | Ok(Target::Blob(_))), "{target}: {read:?}");
+        }
+    }
+
+    #[test]
+    fn our_own_paths() {
+        assert_eq!(read("/stats").unwrap(), Target::Stats);
+        assert_eq!(read("/stats?x").unwrap(), Target::Stats);
+        assert_eq!(read("/-/nothing").unwrap(), Target::Unknown);
+        assert_eq!(read("/-/list").unwrap(), Target::List(ListQuery::default()));
+    }
+
+    #[test]
+    fn listings() {
+        let query = |target: &str| match read(target) {
+            Ok(Target::List(query)) => Ok(query),
+            Ok(other) => panic!("{other:?}"),
+            Err(refused) => Err(refused.to_string()),
+        };
+        let page = query("/-/list?prefix=a%2520b/&after=a%2Fb+c%26&limit=10").unwrap();
+        assert_eq!(page.prefix, "a%20b/");
+        assert_eq!(page.after.as_deref(), Some("a/b+c&"));
+        assert_eq!(page.limit, 10);
+        assert_eq!(query("/-/list?").unwrap(), ListQuery::default());
+        assert_eq!(query("/-/list?after=").unwrap().after.as_deref(), Some(""));
+        for bad in ["limit=0", "limit=10001", "limit=x", "limit=", "prefix=%2", "after=%ff", "perfix=a", "x"]
+        {
+            assert!(query(&format!("/-/list?{bad}")).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! A queue that counts what goes through it. Wrap the outermost one, or a task that two servers hold counts twice.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use metrics::{counter, histogram};
+
+use super::{Claim, DeadLetter, Filter, Listed, Queue, QueueError, QueueStats, Want};
+use crate::model::{ServerId, Task};
+
+/// Counts calls that succeeded, by tasks: `backpack_queue_pushed_total`, `.._claimed_total`, `.._acked_total`,
+/// `.._retried_total`, `.._released_total`, `.._buried_total`; and the time of every push, failed or not:
+/// `backpack_queue_push_seconds`.
+pub struct MeteredQueue {
+    inner: Arc<dyn Queue>,
+}
+
+impl MeteredQueue {
+    /// Counts what goes through `inner`.
+    pub fn new(inner: Arc<dyn Queue>) -> Self {
+        Self { inner }
+    }
+}
+
+#[async_trait]
+impl Queue for MeteredQueue {
+    async fn push(&self, tasks: &[Task], delay: Duration) -> Result<(), QueueError> {
+        let begun = Instant::now();
+        let result = self.inner.push(tasks, delay).await;
+        histogram!("backpack_queue_push_seconds").record(begun.elapsed().as_secs_f64());
+        result?;
+        counter!("backpack_queue_pushed_total").increment(tasks.len() as u64);
+        Ok(())
+    }
+
+    async fn cancel(&self, tasks: &[Task]) -> Result<(), QueueError> {
+        self.inner.cancel(tasks).await
+    }
+
+    async fn claim(&self, want: &Want, wait: Duration) -> Result<Vec<Claim>, QueueError> {
+        let claims = self.inner.claim(want, wait).await?;
+        counter!("backpack_queue_claimed_total").increment(claims.len() as u64);
+        Ok(claims)
+    }
+
+    async fn renew(&self, claims: &[Claim]) -> Result<(), QueueError> {
+        self.inner.renew(claims).await
+    }
+
+    async fn ack(&self, claims: &[Claim]) -> Result<(), QueueError> {
+        self.inner.ack(claims).await?;
+        counter!("backpack_queue_acked_total").increment(claims.len() as u64);
+        Ok(())
+    }
+
+    async fn retry(&self, claim: &Claim, delay: Duration) -> Result<(), QueueError> {
+        self.inner.retry(claim, delay).await?;
+        counter!("backpack_queue_retried_total").increment(1);
+        Ok(())
+    }
+
+    async fn release(&self, claim: &Claim, delay: Duration) -> Result<(), QueueError> {
+        self.inner.release(claim, delay).await?;
+        counter!("backpack_queue_released_total").increment(1);
+        Ok(())
+    }
+
+    async fn bury(&self, claim: &Claim, reason: &str) -> Result<(), QueueError> {
+        self.inner.bury(claim, reason).await?;
+        counter!("backpack_queue_buried_total").increment(1);
+        Ok(())
+    }
+
+    async fn stats(&self) -> Result<QueueStats, QueueError> {
+        self.inner.stats().await
+    }
+
+    async fn list(&self, filter: &Filter, limit: usize) -> Result<Vec<Listed>, QueueError> {
+        self.inner.list(filter, limit).await
+    }
+
+    async fn dead(&self, filter: &Filter, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        self.inner.dead(filter, limit).await
+    }
+
+    async fn redrive(&self, filter: &Filter) -> Result<u64, QueueError> {
+        self.inner.redrive(filter).await
+    }
+
+    async fn discard(&self, filter: &Filter) -> Result<u64, QueueError> {
+        self.inner.discard(filter).await
+    }
+
+    async fn pause(&self, target: &ServerId) -> Result<(), QueueError> {
+        self.inner.pause(target).await
+    }
+
+    async fn resume(&self, target: &ServerId) -> Result<(), QueueError> {
+        self.inner.resume(target).await
+    }
+}

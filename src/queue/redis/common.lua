@@ -1,0 +1,41 @@
+-- What all scripts of the queue share. KEYS[1] is the queue's key, the prefix of every other one. The names of the other
+-- keys are made here, so this is for one Redis server each, not for Redis Cluster.
+local root = KEYS[1]
+local GROUP, CONSUMER = 'replicators', 'replicator'
+local AGENDA, LEASES = root .. ':agenda', root .. ':leases'
+
+-- The server's clock decides, so clients' clocks need not agree.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function ready(target) return root .. ':ready:' .. target end
+local function delayed(target) return root .. ':delayed:' .. target end
+local function attempts(target) return root .. ':attempts:' .. target end
+
+-- Adds a task, to be given out after `delay` milliseconds. A task that waits already keeps the earlier time.
+local function add(target, tries, task, delay)
+  redis.call('SADD', root .. ':targets', target)
+  if delay > 0 then
+    redis.call('ZADD', delayed(target), 'LT', now + delay, task)
+    if tries > 0 then redis.call('HSET', attempts(target), redis.sha1hex(task), tries) end
+    redis.call('ZADD', AGENDA, 'LT', now + delay, target)
+  else
+    redis.call('XADD', ready(target), '*', 'attempts', tries, 'task', task)
+    redis.call('ZADD', AGENDA, 'LT', 0, target)
+  end
+end
+
+-- Ends a claim: the entry is gone from the group and from the stream.
+local function forget(target, id)
+  redis.call('XACK', ready(target), GROUP, id)
+  redis.call('XDEL', ready(target), id)
+end
+
+-- Removes a dead letter; whether it was there. `target` is empty for poison.
+local function unbury(id, target)
+  redis.call('ZREM', root .. ':dead:order', id)
+  if redis.call('HDEL', root .. ':dead', id) == 0 then return false end
+  redis.call('HINCRBY', root .. ':dead:count', target, -1)
+  return true
+end
+

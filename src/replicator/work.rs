@@ -1,0 +1,168 @@
+//! One try of one task: ask the breakers, make the copy or the tombstone, say how it ended.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use super::{
+    gates::{Door, Gates, Permit},
+    outcome::Ending,
+    pace::ByteRate,
+    sources::sources,
+};
+use crate::{
+    client::{Copied, CopyError, CopyPlan, ServerError, Servers},
+    http::RequestId,
+    model::{ClusterMap, Operation, Server, Task},
+};
+
+/// What every try needs.
+pub(super) struct Worker {
+    pub(super) map: watch::Receiver<Arc<ClusterMap>>,
+    pub(super) servers: Arc<Servers>,
+    pub(super) gates: Arc<Gates>,
+    pub(super) rate: ByteRate,
+}
+
+/// Leave to use a target.
+struct Entry {
+    write: Permit,
+    room: Option<Permit>,
+}
+
+/// How one source did.
+enum Tried {
+    /// The task is over, one way or the other.
+    Ended(Ending),
+    /// It has not got it.
+    Missing,
+    /// It failed, or is left alone: the blob may be there.
+    Failed(Ending),
+}
+
+impl Worker {
+    /// Tries a task once. Ends within the client's time-outs, save for the bytes that flow.
+    pub(super) async fn run(&self, task: &Task, id: &RequestId) -> Ending {
+        let map = self.map.borrow().clone();
+        let Some(target) = map.servers.get(&task.to) else { return Ending::UnknownTarget };
+        let mut entry = match self.enter(target, task.op) {
+            Ok(entry) => entry,
+            Err(pause) => return Ending::Held(pause),
+        };
+        match task.op {
+            Operation::Delete => self.delete(task, target, &mut entry, id).await,
+            Operation::Copy => self.copy(task, &map, target, &mut entry, id).await,
+        }
+    }
+
+    fn enter(&self, target: &Server, op: Operation) -> Result<Entry, Duration> {
+        let write = self.gates.enter(&target.id, Door::Write)?;
+        let room = match op {
+            Operation::Copy => Some(self.gates.enter(&target.id, Door::Room)?),
+            Operation::Delete => None,
+        };
+        Ok(Entry { write, room })
+    }
+
+    async fn delete(&self, task: &Task, target: &Server, entry: &mut Entry, id: &RequestId) -> Ending {
+        let Some(version) = task.version else {
+            let message = "a delete without a version".to_owned();
+            return entry.failed(ServerError::Refused { status: 0, message });
+        };
+        match self.servers.delete(target, &task.key, version, id).await {
+            Ok(_) => {
+                entry.write.worked();
+                Ending::Deleted
+            }
+            Err(error) => entry.failed(error),
+        }
+    }
+
+    async fn copy(
+        &self,
+        task: &Task,
+        map: &ClusterMap,
+        target: &Server,
+        entry: &mut Entry,
+        id: &RequestId,
+    ) -> Ending {
+        let mut last = Ending::NoSource;
+        for source in sources(task, map) {
+            match self.copy_from(task, source, target, entry, id).await {
+                Tried::Ended(ending) => return ending,
+                Tried::Missing => {}
+                // A source that may come back says more than one that answered badly.
+                Tried::Failed(ending) if may_pass(&ending) || !may_pass(&last) => last = ending,
+                Tried::Failed(_) => {}
+            }
+        }
+        last
+    }
+
+    /// One source at a time, so that each is judged for itself.
+    async fn copy_from(
+        &self,
+        task: &Task,
+        source: Arc<Server>,
+        target: &Server,
+        entry: &mut Entry,
+        id: &RequestId,
+    ) -> Tried {
+        let mut read = match self.gates.enter(&source.id, Door::Read) {
+            Ok(read) => read,
+            Err(pause) => return Tried::Failed(Ending::Held(pause)),
+        };
+        let server = source.id.clone();
+        let sources = [source];
+        let plan = CopyPlan { key: &task.key, version: task.version, sources: &sources, target };
+        match self.servers.copy(&plan, &self.rate, id).await {
+            Ok(copied) => {
+                entry.worked(&copied);
+                if copied != Copied::AlreadyThere {
+                    read.worked();
+                }
+                Tried::Ended(Ending::Copied(copied))
+            }
+            Err(CopyError::Target(error)) => Tried::Ended(entry.failed(error)),
+            Err(CopyError::NoSource) => {
+                read.worked();
+                Tried::Missing
+            }
+            Err(CopyError::Source { error, .. }) => {
+                let standing = if error.is_down() { read.failed() } else { read.worked() };
+                Tried::Failed(Ending::Source(server, error, standing))
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn worked(&mut self, copied: &Copied) {
+        self.write.worked();
+        if let (Copied::Copied(_), Some(room)) = (copied, &mut self.room) {
+            room.worked();
+        }
+    }
+
+    /// What a target's error says about it: down, full, or working but unwilling.
+    fn failed(&mut self, error: ServerError) -> Ending {
+        let standing = match (&error, &mut self.room) {
+            (ServerError::Full, Some(room)) => {
+                self.write.worked();
+                room.failed()
+            }
+            (error, _) if error.is_down() => self.write.failed(),
+            _ => self.write.worked(),
+        };
+        Ending::Target(error, standing)
+    }
+}
+
+/// Whether time alone may mend it.
+fn may_pass(ending: &Ending) -> bool {
+    match ending {
+        Ending::Held(_) => true,
+        Ending::Source(_, error, _) => error.is_down(),
+        _ => false,
+    }
+}

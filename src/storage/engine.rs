@@ -1,0 +1,215 @@
+//! The engine: [`Storage`] over one data directory.
+
+use std::{fs::File, io, path::Path, sync::Arc, thread, time::Instant};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::{
+    Blob, BlobInfo, BlobWriter, Found, Listed, NewBlob, Storage, StorageError, Usage, Written,
+    append::{Tail, Wrap, through_system},
+    body::Body,
+    commit::{Content, commit},
+    layout::Layout,
+    list,
+    lookup::{Fetched, fetch},
+    options::{OpenError, Options},
+    pairs,
+    reader::{OpenBlob, Source, packed},
+    record::{FileRef, Kind},
+    recovery,
+    shared::Shared,
+    whole,
+    writer::Writer,
+};
+use crate::model::{Checksum, Key, Meta, Version};
+
+/// A key that is overwritten again and again between the look-up and the opening of its file is given up after this
+/// many tries.
+const MAX_REOPENS: usize = 16;
+
+/// How the writer's thread ended.
+type Ended = Option<Result<(), String>>;
+
+/// The engine over one data directory. Dropped without [`Storage::close`] it finishes what waits, which blocks.
+pub struct Engine {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<thread::JoinHandle<()>>>,
+    ended: watch::Receiver<Ended>,
+}
+
+impl Engine {
+    /// Opens a data directory, or makes one of an empty directory. Reads the heads of all records: blocks for as long
+    /// as that takes.
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Arc<Self>, OpenError> {
+        Self::open_through(dir.as_ref(), options, through_system)
+    }
+
+    /// As [`Engine::open`], writing to volumes through what `wrap` makes.
+    pub(super) fn open_through(dir: &Path, options: Options, wrap: Wrap) -> Result<Arc<Self>, OpenError> {
+        options.check()?;
+        let layout = Layout::open(dir)?;
+        let found = recovery::recover(&layout, &options)?;
+        let last = found.volumes.last();
+        let end = last.as_ref().map_or((0, 0), |volume| (volume.number, volume.end()));
+        let tail = last.filter(|_| found.goes_on).map(|volume| Tail::resume(volume, wrap));
+        let shared = Arc::new(Shared::new(layout, options, found));
+        let (ended_sender, ended) = watch::channel(None);
+        let writer = Writer::new(shared.clone(), tail, end, wrap);
+        let thread = thread::Builder::new()
+            .name("storage-writer".to_owned())
+            .spawn({
+                let shared = shared.clone();
+                move || run_writer(&shared, writer, &ended_sender)
+            })
+            .map_err(OpenError::io("start the writer's thread"))?;
+        Ok(Arc::new(Self { shared, writer: Mutex::new(Some(thread)), ended }))
+    }
+
+    /// Bytes of memory the index takes.
+    pub fn index_bytes(&self) -> u64 {
+        self.shared.index.memory_bytes()
+    }
+
+    async fn fetch(&self, key: &Key) -> Result<Option<Fetched>, StorageError> {
+        let shared = &self.shared;
+        let bytes = key.as_str().as_bytes();
+        let hash = shared.hash(bytes);
+        fetch(&shared.index, &shared.volumes, &shared.buffers, &shared.damage, hash, bytes).await
+    }
+
+    fn blob(&self, fetched: &Fetched, source: Source) -> Result<Found, StorageError> {
+        let (place, facts) = (fetched.entry.place, &fetched.facts);
+        let meta: Option<Meta> = pairs::decode(&fetched.pairs);
+        let Some(meta) = meta else {
+            return Err(self.shared.damage.found(place, "the metadata cannot be read"));
+        };
+        let info = BlobInfo { version: facts.version, length: facts.length, checksum: facts.checksum, meta };
+        let (buffers, damage) = (self.shared.buffers.clone(), self.shared.damage.clone());
+        let blob: Box<dyn Blob> = Box::new(OpenBlob::new(info, place, source, buffers, damage));
+        Ok(Found::Blob(blob))
+    }
+
+    /// Opens a blob's own file; `None` if it is gone because the blob was replaced meanwhile.
+    async fn file(
+        &self,
+        key: &Key,
+        fetched: &Fetched,
+        file: FileRef,
+    ) -> Result<Option<Source>, StorageError> {
+        let path = self.shared.layout.blob(file.id);
+        let place = fetched.entry.place;
+        let opened = tokio::task::spawn_blocking(move || {
+            let file = File::open(path)?;
+            let length = file.metadata()?.len();
+            Ok((file, length))
+        });
+        match opened.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok((opened, length)) if length == whole::file_length(file.length) => {
+                Ok(Some(Source::File(Arc::new(opened))))
+            }
+            Ok(_) => Err(self.shared.damage.found(place, "its file has another length")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let hash = self.shared.hash(key.as_str().as_bytes());
+                if self.shared.index.holds(hash, place) {
+                    return Err(self.shared.damage.found(place, "its file is gone"));
+                }
+                Ok(None)
+            }
+            Err(source) => Err(StorageError::Io { context: format!("open file {:016x}", file.id), source }),
+        }
+    }
+}
+
+fn run_writer(shared: &Shared, writer: Writer, ended: &watch::Sender<Ended>) {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.run()));
+    let result = match result {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("the writer panicked".to_owned()),
+    };
+    if let Err(reason) = &result {
+        shared.health.set_read_only(reason);
+    }
+    // After a panic writes may still wait: dropped, they answer that the engine is closed.
+    shared.queue.stop();
+    while shared.queue.take(usize::MAX, 0, Instant::now()).is_some() {}
+    ended.send_replace(Some(result));
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.queue.stop();
+        if let Some(writer) = self.writer.lock().take() {
+            // Its panic was caught and logged; there is nobody left to tell.
+            let _ = writer.join();
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for Engine {
+    async fn create(&self, blob: NewBlob) -> Result<Box<dyn BlobWriter>, StorageError> {
+        Ok(Box::new(Body::create(self.shared.clone(), blob).await?))
+    }
+
+    async fn open(&self, key: &Key) -> Result<Option<Found>, StorageError> {
+        for _ in 0..MAX_REOPENS {
+            let Some(fetched) = self.fetch(key).await? else { return Ok(None) };
+            let source = match (fetched.facts.kind, fetched.facts.file) {
+                (Kind::File, Some(file)) => self.file(key, &fetched, file).await?,
+                (Kind::Blob, _) => Some(packed(&fetched, &self.shared.damage)?),
+                _ => return Ok(Some(Found::Tombstone(fetched.facts.version))),
+            };
+            if let Some(source) = source {
+                return self.blob(&fetched, source).map(Some);
+            }
+        }
+        let source = io::Error::other("the key is overwritten all the time");
+        Err(StorageError::Io { context: "open a blob's file".to_owned(), source })
+    }
+
+    async fn delete(&self, key: &Key, version: Version) -> Result<Written, StorageError> {
+        let checksum = Checksum::of(b"");
+        let content = Content::Tombstone;
+        let before = commit(&self.shared, key.clone(), version, checksum, Vec::new(), content).await?;
+        Ok(Written { before, checksum, length: 0 })
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StorageError> {
+        list::list(&self.shared, prefix, after, limit).await
+    }
+
+    fn usage(&self) -> Usage {
+        let shared = &self.shared;
+        let numbers = shared.totals.numbers();
+        Usage {
+            blobs: numbers.blobs,
+            blob_bytes: numbers.blob_bytes,
+            tombstones: numbers.tombstones,
+            disk_bytes: shared.volumes.bytes() + numbers.file_bytes + shared.options.reserve_bytes,
+            free_bytes: shared.layout.free_bytes(),
+            damaged: shared.damage.count(),
+            read_only: shared.health.read_only(),
+        }
+    }
+
+    async fn close(&self) -> Result<(), StorageError> {
+        self.shared.queue.stop();
+        let mut ended = self.ended.clone();
+        let ended = ended.wait_for(Option::is_some).await;
+        match ended.as_deref() {
+            Ok(Some(Ok(()))) => {
+                self.shared.health.close();
+                Ok(())
+            }
+            Ok(Some(Err(reason))) => Err(StorageError::ReadOnly(reason.clone())),
+            Ok(None) | Err(_) => Err(StorageError::ReadOnly("the writer is gone".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The data directory: what is where, whose it is, and that one process has it.
+//!
+//! ```text
+//! FORMAT            marker: format version, the store's id, the seed of key hashes
+//! LOCK              flock of the process that has it open
+//! CLEAN             up to where the last volume is known to be whole
+//! RESERVE           space given up when the disk is full, so that deletes still work
+//! volumes/NNNNNNNN.vol
+//! blobs/XX/ID.blob  whole files; XX are the last two digits of ID
+//! tmp/              being received; emptied at start
+//! ```
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use super::options::OpenError;
+use crate::{daemon::unix_ms, model::Version};
+
+const FORMAT_NAME: &str = "backpack-storage";
+/// Of the whole directory. A greater one is refused.
+const FORMAT_VERSION: u32 = 1;
+const MARKER: &str = "FORMAT";
+const LOCK: &str = "LOCK";
+const CLEAN: &str = "CLEAN";
+const NEW_SUFFIX: &str = ".new";
+const FOLDERS: [&str; 3] = ["volumes", "blobs", "tmp"];
+/// Whole files are spread over this many folders, made when they are needed.
+const BLOB_FOLDERS: u64 = 256;
+
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    format: String,
+    version: u32,
+    id: Version,
+    hash_seed: u64,
+}
+
+/// Up to where the last volume is known to be whole: what lies after it is verified at the next start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CleanPoint {
+    /// The volume's number.
+    pub volume: u32,
+    /// Its length in bytes.
+    pub length: u64,
+}
+
+/// An open data directory; it is locked while this lives.
+#[derive(Debug)]
+pub struct Layout {
+    root: PathBuf,
+    /// The store's id, which seals its records.
+    pub store: [u8; 16],
+    /// Seed of key hashes.
+    pub hash_seed: u64,
+    /// Folders of whole files that are known to be durable.
+    durable_folders: [AtomicBool; BLOB_FOLDERS as usize],
+    _lock: File,
+}
+
+impl Layout {
+    /// Opens a storage's directory, or makes one of an empty directory.
+    pub fn open(root: &Path) -> Result<Self, OpenError> {
+        let context = || format!("open {}", root.display());
+        fs::create_dir_all(root).map_err(OpenError::io(context()))?;
+        if !root.join(MARKER).try_exists().map_err(OpenError::io(context()))? {
+            refuse_strangers(root)?;
+        }
+        let lock = lock(root)?;
+        let marker = match fs::read(root.join(MARKER)) {
+            Ok(bytes) => read_marker(root, &bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make(root)?,
+            Err(source) => return Err(OpenError::Io { context: context(), source }),
+        };
+        for name in FOLDERS {
+            if !root.join(name).is_dir() {
+                return Err(OpenError::Incomplete { dir: root.into(), missing: name.into() });
+            }
+        }
+        let layout = Self {
+            root: root.into(),
+            store: marker.id.to_bytes(),
+            hash_seed: marker.hash_seed,
+            durable_folders: [const { AtomicBool::new(false) }; BLOB_FOLDERS as usize],
+            _lock: lock,
+        };
+        layout.empty_tmp().map_err(OpenError::io("empty tmp"))?;
+        Ok(layout)
+    }
+
+    fn empty_tmp(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.root.join("tmp"))? {
+            fs::remove_file(entry?.path())?;
+        }
+        Ok(())
+    }
+
+    /// The folder of volumes.
+    pub fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
+    /// The file of that volume.
+    pub fn volume(&self, number: u32) -> PathBuf {
+        self.root.join(format!("volumes/{number:08}.vol"))
+    }
+
+    /// The numbers of all volumes, ascending.
+    pub fn volume_numbers(&self) -> io::Result<Vec<u32>> {
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(self.volumes())? {
+            let name = entry?.file_name();
+            match name.to_str().and_then(|name| name.strip_suffix(".vol")).map(str::parse) {
+                Some(Ok(number)) => numbers.push(number),
+                _ => tracing::warn!(?name, "not a volume: left alone"),
+            }
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// The folder of that whole file.
+    pub fn blob_folder(&self, id: u64) -> PathBuf {
+        self.root.join(format!("blobs/{:02x}", id % BLOB_FOLDERS))
+    }
+
+    /// Sees that the folder of that whole file is there, durably.
+    pub fn make_blob_folder(&self, id: u64) -> io::Result<()> {
+        let is_durable = &self.durable_folders[(id % BLOB_FOLDERS) as usize];
+        if is_durable.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        match fs::create_dir(self.blob_folder(id)) {
+            // Somebody else may have made it just now and not synced it yet.
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => sync_folder(&self.root.join("blobs"))?,
+        }
+        is_durable.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// That whole file.
+    pub fn blob(&self, id: u64) -> PathBuf {
+        self.blob_folder(id).join(format!("{id:016x}.blob"))
+    }
+
+    /// Every whole file: its id and its length on the disk.
+    pub fn blobs(&self) -> io::Result<Vec<(u64, u64)>> {
+        let mut found = Vec::new();
+        for folder in fs::read_dir(self.root.join("blobs"))? {
+            for entry in fs::read_dir(folder?.path())? {
+                let entry = entry?;
+                let name = entry.file_name();
+                let id = name.to_str().and_then(|name| name.strip_suffix(".blob"));
+                match id.map(|id| u64::from_str_radix(id, 16)) {
+                    Some(Ok(id)) if self.blob(id) == entry.path() => {
+                        found.push((id, entry.metadata()?.len()))
+                    }
+                    _ => tracing::warn!(?name, "not a blob: left alone"),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Where that whole file is received.
+    pub fn tmp(&self, id: u64) -> PathBuf {
+        self.root.join(format!("tmp/{id:016x}"))
+    }
+
+    /// The reserve for deletes.
+    pub fn reserve(&self) -> PathBuf {
+        self.root.join("RESERVE")
+    }
+
+    /// The last clean point; `None` if there is none that can be read, so that everything is verified.
+    pub fn clean_point(&self) -> Option<CleanPoint> {
+        serde_json::from_slice(&fs::read(self.root.join(CLEAN)).ok()?).ok()
+    }
+
+    /// Remembers a clean point, durably. The volume was synced before.
+    pub fn save_clean_point(&self, point: CleanPoint) -> io::Result<()> {
+        write_durably(&self.root, CLEAN, &serde_json::to_vec(&point)?)
+    }
+
+    /// Bytes free on the file system, for us.
+    pub fn free_bytes(&self) -> u64 {
+        rustix::fs::statvfs(&self.root).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+fn lock(root: &Path) -> Result<File, OpenError> {
+    let context = || format!("lock {}", root.display());
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(root.join(LOCK))
+        .map_err(OpenError::io(context()))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked(root.into())),
+        Err(error) => Err(OpenError::Io { context: context(), source: error.into() }),
+    }
+}
+
+/// Without a marker there may be nothing in it but what we leave behind when a first start is cut short, and what
+/// file systems put into an empty disk.
+fn refuse_strangers(root: &Path) -> Result<(), OpenError> {
+    let context = || format!("look into {}", root.display());
+    for entry in fs::read_dir(root).map_err(OpenError::io(context()))? {
+        let path = entry.map_err(OpenError::io(context()))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let ours = name == LOCK
+            || name == format!("{MARKER}{NEW_SUFFIX}")
+            || name == "lost+found"
+            || FOLDERS.contains(&name.as_str()) && !holds_files(&path).map_err(OpenError::io(context()))?;
+        if !ours {
+            return Err(OpenError::NotOurs { dir: root.into(), found: name });
+        }
+    }
+    Ok(())
+}
+
+fn holds_files(folder: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() || holds_files(&entry.path())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn read_marker(root: &Path, bytes: &[u8]) -> Result<Marker, OpenError> {
+    let refuse = |reason: String| OpenError::Format { path: root.join(MARKER), reason };
+    let marker: Marker =
+        serde_json::from_slice(bytes).map_err(|error| refuse(format!("not a marker of ours: {error}")))?;
+    if marker.format != FORMAT_NAME {
+        return Err(refuse(format!("{:?} is not {FORMAT_NAME:?}", marker.format)));
+    }
+    if marker.version != FORMAT_VERSION {
+        let version = marker.version;
+        return Err(refuse(format!(
+            "format version {version}; this program reads {FORMAT_VERSION}: use the program that wrote it"
+        )));
+    }
+    Ok(marker)
+}
+
+/// The marker comes last: while it is missing, a next start begins again.
+fn make(root: &Path) -> Result<Marker, OpenError> {
+    refuse_strangers(root)?;
+    let context = || format!("make a storage in {}", root.display());
+    let marker = Marker {
+        format: FORMAT_NAME.into(),
+        version: FORMAT_VERSION,
+        id: Version::from_parts(unix_ms(), fastrand::u128(..)),
+        hash_seed: fastrand::u64(..),
+    };
+    for name in FOLDERS {
+        fs::create_dir_all(root.join(name)).map_err(OpenError::io(context()))?;
+    }
+    let text = serde_json::to_vec(&marker).map_err(|error| OpenError::io(context())(error.into()))?;
+    write_durably(root, MARKER, &text).map_err(OpenError::io(context()))?;
+    if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        sync_folder(parent).map_err(OpenError::io(context()))?;
+    }
+    Ok(marker)
+}
+
+/// Replaces a small file so that after a crash it is either the old or the new one.
+fn write_durably(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let new = folder.join(format!("{name}{NEW_SUFFIX}"));
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, folder.join(name))?;
+    sync_folder(folder)
+}
+
+/// Makes durable that files were created in, renamed into or removed from a folder.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_once_and_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("new/data");
+        let store = Layout::open(&root).unwrap().store;
+        fs::write(root.join("tmp/left-over"), "x").unwrap();
+        let again = Layout::open(&root).unwrap();
+        assert_eq!(again.store, store);
+        assert!(!root.join("tmp/left-over").exists());
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Layout::open(dir.path()).unwrap();
+        let error = Layout::open(dir.path()).unwrap_err();
+        assert!(matches!(error, OpenError::Locked(_)) && error.to_string().contains("another process"));
+        drop(first);
+        assert!(Layout::open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn strangers_are_refused_and_left_untouched() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("photo.jpg"), "x").unwrap();
+        assert!(matches!(Layout::open(dir.path()), Err(OpenError::NotOurs { .. })));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        fs::remove_file(dir.path().join("photo.jpg")).unwrap();
+        fs::create_dir_all(dir.path().join("volumes")).unwrap();
+        fs::write(dir.path().join("volumes/00000001.vol"), "x").unwrap();
+        assert!(matches!(Layout::open(dir.path()), Err(OpenError::NotOurs { .. })));
+    }
+
+    #[test]
+    fn a_fresh_disk_and_a_first_start_cut_short_count_as_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("lost+found")).unwrap();
+        fs::create_dir_all(dir.path().join("blobs/00")).unwrap();
+        fs::write(dir.path().join("FORMAT.new"), "{\"for").unwrap();
+        fs::write(dir.path().join("LOCK"), "").unwrap();
+        assert!(Layout::open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn a_marker_without_its_data_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Layout::open(dir.path()).unwrap());
+        fs::remove_dir(dir.path().join("volumes")).unwrap();
+        assert!(matches!(Layout::open(dir.path()), Err(OpenError::Incomplete { .. })));
+    }
+
+    #[test]
+    fn a_newer_or_foreign_format_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Layout::open(dir.path()).unwrap());
+        let marker = fs::read_to_string(dir.path().join(MARKER)).unwrap();
+        for changed in [
+            marker.replace("\"version\":1", "\"version\":2"),
+            marker.replace("backpack", "rucksack"),
+            "{".to_owned(),
+        ] {
+            fs::write(dir.path().join(MARKER), changed).unwrap();
+            assert!(matches!(Layout::open(dir.path()), Err(OpenError::Format { .. })));
+        }
+    }
+
+    #[test]
+    fn clean_points_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(dir.path()).unwrap();
+        assert_eq!(layout.clean_point(), None);
+        let point = CleanPoint { volume: 7, length: 1 << 33 };
+        layout.save_clean_point(point).unwrap();
+        assert_eq!(layout.clean_point(), Some(point));
+    }
+}

@@ -1,0 +1,212 @@
+//! From a key to its record: the index gives candidates, their heads decide.
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    READ_CHUNK_BYTES, StorageError,
+    buffers::Buffers,
+    damage::Damage,
+    decide::Old,
+    index::{Entry, Index, Place},
+    pread::{is_unreadable, read_at, read_full},
+    record::{FIXED_BYTES, FileRef, Head, Kind, MAX_HEAD_BYTES},
+    totals::Counted,
+    volume::{Volume, Volumes},
+};
+use crate::model::{Checksum, Version};
+
+/// Records of up to this size are read with their head, so that a cold GET costs one read of the disk.
+const READ_WITH_HEAD_BYTES: u64 = READ_CHUNK_BYTES + MAX_HEAD_BYTES as u64;
+
+/// What a head says, without the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// What the record is.
+    pub kind: Kind,
+    /// The write.
+    pub version: Version,
+    /// Of the blob's bytes.
+    pub checksum: Checksum,
+    /// Bytes of the blob.
+    pub length: u64,
+    /// The file they are in, if they are not in the volume.
+    pub file: Option<FileRef>,
+}
+
+impl Facts {
+    /// What that head says.
+    pub fn of(head: &Head<'_>) -> Self {
+        Self {
+            kind: head.kind,
+            version: head.version,
+            checksum: head.checksum,
+            length: head.blob_length(),
+            file: head.file(),
+        }
+    }
+}
+
+/// The record a key has now.
+#[derive(Debug, Clone, Copy)]
+pub struct Current {
+    /// What the index holds.
+    pub entry: Entry,
+    /// What its head says; `None` if it cannot be read.
+    pub facts: Option<Facts>,
+}
+
+impl Current {
+    /// What the decision between two writes needs.
+    pub fn old(&self, damage: &Damage) -> Old {
+        Old {
+            version: self.facts.map(|facts| facts.version),
+            kind: self.entry.kind,
+            length: self.counted().length,
+            damaged: damage.is_known(self.entry.place),
+        }
+    }
+
+    /// What the totals count of it.
+    pub fn counted(&self) -> Counted {
+        // The length of a small blob is in the index too.
+        let length = self.facts.map_or(u64::from(self.entry.data_len), |facts| facts.length);
+        Counted { kind: self.entry.kind, length }
+    }
+}
+
+/// A record as it was read for a reader.
+pub struct Fetched {
+    /// What the index holds.
+    pub entry: Entry,
+    /// What its head says.
+    pub facts: Facts,
+    /// The volume it is in.
+    pub volume: Arc<Volume>,
+    /// Encoded metadata.
+    pub pairs: Bytes,
+    /// Sums of the blocks.
+    pub sums: Bytes,
+    /// The data, where it was read with the head.
+    pub data: Option<Bytes>,
+}
+
+/// Finds the record of a key for reading, its data with it if that is short.
+pub async fn fetch(
+    index: &Index,
+    volumes: &Volumes,
+    buffers: &Arc<Buffers>,
+    damage: &Damage,
+    hash: u64,
+    key: &[u8],
+) -> Result<Option<Fetched>, StorageError> {
+    let mut unreadable = None;
+    for entry in index.candidates(hash).iter() {
+        let with_data = entry.record_length() <= READ_WITH_HEAD_BYTES;
+        let length = if with_data { entry.record_length() } else { u64::from(entry.head_len) };
+        let Some(volume) = volumes.get(entry.place.volume()) else { continue };
+        let buffer = match read_at(&volume.file, buffers.take(length as usize), entry.place.offset()).await {
+            Ok(buffer) => buffer,
+            Err(error) if is_unreadable(&error) => {
+                unreadable = Some(entry.place);
+                continue;
+            }
+            Err(source) => {
+                return Err(StorageError::Io { context: format!("read {:?}", entry.place), source });
+            }
+        };
+        match parse(entry, volume, buffer.freeze(), with_data, key) {
+            Parsed::Match(fetched) => return Ok(Some(fetched)),
+            Parsed::OtherKey => {}
+            Parsed::Unreadable => unreadable = Some(entry.place),
+        }
+    }
+    // With 64 bits of hash it is this key's record, all but certainly.
+    unreadable.map_or(Ok(None), |place| Err(damage.found(place, "the record's head cannot be read")))
+}
+
+enum Parsed {
+    Match(Fetched),
+    OtherKey,
+    Unreadable,
+}
+
+fn parse(entry: &Entry, volume: Arc<Volume>, bytes: Bytes, with_data: bool, key: &[u8]) -> Parsed {
+    let Some((facts, ranges)) = read_parts(entry, &volume, &bytes, key) else { return Parsed::Unreadable };
+    let Some(Parts { pairs, sums }) = ranges else { return Parsed::OtherKey };
+    // Fewer bytes than the record has: the file ends before it. The checksum will say so.
+    let data = with_data.then(|| bytes.slice(usize::from(entry.head_len).min(bytes.len())..));
+    let (pairs, sums) = (bytes.slice(pairs), bytes.slice(sums));
+    Parsed::Match(Fetched { entry: *entry, facts, volume, pairs, sums, data })
+}
+
+struct Parts {
+    pairs: Range<usize>,
+    sums: Range<usize>,
+}
+
+/// `None` if there is no head; no parts if it is another key's.
+fn read_parts(entry: &Entry, volume: &Volume, bytes: &[u8], key: &[u8]) -> Option<(Facts, Option<Parts>)> {
+    let head = Head::decode(bytes, &volume.seal, entry.place.offset()).ok()?;
+    let pairs_at = FIXED_BYTES + head.key.len();
+    let pairs_end = pairs_at + head.pairs.len();
+    let parts = Parts { pairs: pairs_at..pairs_end, sums: pairs_end..pairs_end + head.sums().len() };
+    Some((Facts::of(&head), (head.key == key).then_some(parts)))
+}
+
+/// Reads a candidate's head and gives it to `with`; may wait for the disk. `None` if it cannot be read.
+pub fn read_head_with<T>(volumes: &Volumes, entry: &Entry, with: impl FnOnce(&Head<'_>) -> T) -> Option<T> {
+    let volume = volumes.get(entry.place.volume())?;
+    let mut bytes = vec![0; usize::from(entry.head_len)];
+    read_full(&volume.file, &mut bytes, entry.place.offset()).ok()?;
+    Head::decode(&bytes, &volume.seal, entry.place.offset()).ok().map(|head| with(&head))
+}
+
+/// The record of a key, by reading heads; may wait for the disk. `known` is what the caller read before: records do
+/// not change, so only what is new must be read.
+pub fn current(
+    index: &Index,
+    volumes: &Volumes,
+    hash: u64,
+    key: &[u8],
+    known: Option<&Current>,
+) -> Option<Current> {
+    let mut unreadable = None;
+    for entry in index.candidates(hash).iter() {
+        if let Some(known) = known.filter(|known| known.entry == *entry) {
+            return Some(*known);
+        }
+        match read_head_with(volumes, entry, |head| (head.key == key).then(|| Facts::of(head))) {
+            Some(Some(facts)) => return Some(Current { entry: *entry, facts: Some(facts) }),
+            Some(None) => {}
+            None => unreadable = Some(Current { entry: *entry, facts: None }),
+        }
+    }
+    unreadable
+}
+
+/// As [`current`], for a task: nothing is read where the index has nothing.
+pub async fn current_for_task(
+    index: &Arc<Index>,
+    volumes: &Arc<Volumes>,
+    hash: u64,
+    key: &crate::model::Key,
+) -> Result<Option<Current>, StorageError> {
+    if index.candidates(hash).iter().next().is_none() {
+        return Ok(None);
+    }
+    let (index, volumes, key) = (index.clone(), volumes.clone(), key.clone());
+    let task =
+        tokio::task::spawn_blocking(move || current(&index, &volumes, hash, key.as_str().as_bytes(), None));
+    task.await.map_err(|error| StorageError::Io {
+        context: "look a key up".to_owned(),
+        source: std::io::Error::other(error),
+    })
+}
+
+/// Of the records under that hash, the one at `here` and those written at or after `bound`.
+pub fn newest(index: &Index, hash: u64, here: Place, bound: Place) -> impl Iterator<Item = Entry> {
+    let candidates = index.candidates(hash);
+    candidates.into_iter().filter(move |entry| entry.place == here || entry.place >= bound)
+}

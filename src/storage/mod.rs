@@ -1,0 +1,238 @@
+//! The seam to the engine under the node: where the bytes of blobs live.
+//!
+//! - [`Storage`]: the trait; [`StorageError`]: what can go wrong; [`Engine`]: the one implementation
+//!
+//! The engine keeps small blobs in volumes, which only grow, and others in files of their own. From the bytes up:
+//! - `record`, `pairs`, `blocks`, `whole`: the format, pure (`docs/format.md` draws it)
+//! - `layout`, `volume`, `append`, `reserve`, `doomed`, `pread`, `scan`: files
+//! - `index`, `lookup`, `decide`, `damage`, `totals`: what is where, and which write of a key stays
+//! - `body`, `file_body`, `budget`, `commit`, `queue`, `writer`, `health`: writing
+//! - `reader`, `buffers`, `list`: reading
+//! - `recovery`: the start; `shared`, `options`, `engine`: all of it together
+
+mod append;
+mod blocks;
+mod body;
+mod budget;
+mod buffers;
+mod commit;
+mod damage;
+mod decide;
+mod doomed;
+mod engine;
+#[cfg(test)]
+mod failing_disk;
+mod file_body;
+mod health;
+mod index;
+mod layout;
+mod list;
+mod lookup;
+mod options;
+mod pairs;
+mod pread;
+mod queue;
+mod reader;
+mod record;
+mod recovery;
+mod reserve;
+mod scan;
+mod shared;
+mod totals;
+mod volume;
+mod whole;
+mod writer;
+
+pub use engine::Engine;
+pub use options::{
+    DEFAULT_BUFFER_BYTES, DEFAULT_RESERVE_BYTES, DEFAULT_SMALL_LIMIT, DEFAULT_VOLUME_BYTES, MAX_SMALL_LIMIT,
+    OpenError, Options, SyncMode,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::model::{Checksum, Key, Meta, Version};
+
+/// Why the engine did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// No room left; reads and deletes go on.
+    #[error("the disk is full")]
+    Full,
+    /// What is stored there does not match its checksum. It is never given out.
+    #[error("the stored blob is damaged: {0}")]
+    Damaged(String),
+    /// The engine takes no writes (a failed fsync, a read-only disk). Reads go on.
+    #[error("the storage is read-only: {0}")]
+    ReadOnly(String),
+    /// The body ended before its announced length, or went on after it. Nothing was stored.
+    #[error("the body has {got} bytes, {announced} were announced")]
+    WrongLength {
+        /// As announced.
+        announced: u64,
+        /// As received.
+        got: u64,
+    },
+    /// The disk failed.
+    #[error("{context}: {source}")]
+    Io {
+        /// What was being done: "append to volume 7".
+        context: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// What is known of a stored blob without reading its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobInfo {
+    /// Which write it is.
+    pub version: Version,
+    /// Bytes.
+    pub length: u64,
+    /// Of all its bytes.
+    pub checksum: Checksum,
+    /// The headers kept with it.
+    pub meta: Meta,
+}
+
+/// What the engine holds under a key.
+pub enum Found {
+    /// A blob.
+    Blob(Box<dyn Blob>),
+    /// It was deleted by that version.
+    Tombstone(Version),
+}
+
+/// A blob open for reading. It stays readable while this lives, whatever happens to the key.
+#[async_trait]
+pub trait Blob: Send + Sync {
+    /// What is known of it.
+    fn info(&self) -> &BlobInfo;
+
+    /// The bytes `start..end` of it, which must lie inside. Meant to be called with spans of at most
+    /// [`READ_CHUNK_BYTES`]. Bytes are checked before they are returned: damage is an error, never bytes.
+    async fn read(&self, start: u64, end: u64) -> Result<Bytes, StorageError>;
+}
+
+/// Bodies are read from the disk and sent in chunks of this size: the best of those measured for big bodies.
+pub const READ_CHUNK_BYTES: u64 = 256 * 1024;
+
+/// A blob to be written.
+#[derive(Debug, Clone)]
+pub struct NewBlob {
+    /// Its key.
+    pub key: Key,
+    /// Its version; an older one than is stored changes nothing.
+    pub version: Version,
+    /// The headers to keep.
+    pub meta: Meta,
+    /// How many bytes will come, where known.
+    pub length: Option<u64>,
+}
+
+/// What a write or a delete did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// What the key held before.
+    pub before: Before,
+    /// Of the bytes that were received (0 for a delete).
+    pub checksum: Checksum,
+    /// Bytes received (0 for a delete).
+    pub length: u64,
+}
+
+/// What a key held before a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// Nothing, as far as is known.
+    Nothing,
+    /// An older blob of that length, which the write replaced.
+    Older {
+        /// Bytes of the replaced blob.
+        length: u64,
+    },
+    /// An older tombstone.
+    OlderTombstone,
+    /// This version or a newer one, so the write changed nothing: which.
+    Newer(Version),
+}
+
+/// A blob being written. Dropped without [`BlobWriter::commit`] it leaves nothing.
+#[async_trait]
+pub trait BlobWriter: Send {
+    /// Takes the next bytes.
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError>;
+
+    /// The checksum of what was taken so far, to compare before committing.
+    fn checksum(&self) -> Checksum;
+
+    /// Makes the blob visible. When this returns `Ok`, it is durable (as durable as the engine's sync setting says).
+    async fn commit(self: Box<Self>) -> Result<Written, StorageError>;
+}
+
+/// One line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Listed {
+    /// The key.
+    pub key: Key,
+    /// Its version.
+    pub version: Version,
+    /// Bytes; 0 for a tombstone.
+    pub length: u64,
+    /// Its checksum; none for a tombstone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<Checksum>,
+    /// It was deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
+}
+
+/// Totals of the engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Usage {
+    /// Blobs that can be read.
+    pub blobs: u64,
+    /// Their bytes, without overhead: what shards count.
+    pub blob_bytes: u64,
+    /// Deletes still remembered.
+    pub tombstones: u64,
+    /// Bytes of all files of the engine.
+    pub disk_bytes: u64,
+    /// Bytes free on the file system.
+    pub free_bytes: u64,
+    /// Blobs found damaged since the start and not yet replaced.
+    pub damaged: u64,
+    /// Why no writes are taken, if so.
+    pub read_only: Option<String>,
+}
+
+/// The engine. All methods may be called by any number of tasks; reads never wait for writers.
+#[async_trait]
+pub trait Storage: Send + Sync + 'static {
+    /// Starts a write. Fails at once where no room is left.
+    async fn create(&self, blob: NewBlob) -> Result<Box<dyn BlobWriter>, StorageError>;
+
+    /// What is stored under a key.
+    async fn open(&self, key: &Key) -> Result<Option<Found>, StorageError>;
+
+    /// Leaves a tombstone, durably. A blob of the same version or older is gone; a newer one stays
+    /// ([`Before::Newer`]).
+    async fn delete(&self, key: &Key, version: Version) -> Result<Written, StorageError>;
+
+    /// Blobs and tombstones in the order of their keys' bytes, from the first key that starts with `prefix` and is
+    /// greater than `after`, at most `limit`.
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StorageError>;
+
+    /// Totals.
+    fn usage(&self) -> Usage;
+
+    /// Writes out what is waiting and saves what makes the next start fast. Nothing may be written afterwards.
+    async fn close(&self) -> Result<(), StorageError>;
+}

@@ -1,0 +1,150 @@
+//! What the engine can be told, and why it may refuse to open.
+
+use std::{io, path::PathBuf};
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Blobs of up to this size are packed into volumes: big enough for photos, small enough that a handful of them fit
+/// the buffers.
+pub const DEFAULT_SMALL_LIMIT: u64 = 8 << 20;
+/// A volume is closed when the next record would take it past this: small enough to be copied or rewritten in seconds.
+pub const DEFAULT_VOLUME_BYTES: u64 = 1 << 30;
+/// Memory for the bodies of small blobs that are being received.
+pub const DEFAULT_BUFFER_BYTES: u64 = 64 << 20;
+/// Kept aside so that deletes work on a full disk: some ten thousand tombstones.
+pub const DEFAULT_RESERVE_BYTES: u64 = 1 << 20;
+/// The most a record may carry, whatever the settings say: it bounds what a reader of a volume has to believe.
+pub const MAX_SMALL_LIMIT: u64 = 64 << 20;
+/// Offsets are kept in 40 bits.
+const MAX_VOLUME_BYTES: u64 = 1 << 40;
+/// What is left of a volume's size for the superblock and the head of the largest record.
+const HEAD_ROOM_BYTES: u64 = 64 << 10;
+
+/// When an acknowledged write is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SyncMode {
+    /// One `fdatasync` for each record.
+    Always,
+    /// One `fdatasync` for all records that are waiting: as safe as `Always`, and faster the more writers there are.
+    #[default]
+    Group,
+    /// None: what was acknowledged survives the end of the process but not a power cut. Never damaged bytes, for
+    /// checksums are verified all the same.
+    Never,
+}
+
+/// Settings of the engine.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// When an acknowledged write is on the disk. Default: [`SyncMode::Group`].
+    pub sync: SyncMode,
+    /// Size at which a new volume is begun, in bytes. Default: [`DEFAULT_VOLUME_BYTES`].
+    pub volume_bytes: u64,
+    /// Largest blob that is packed into a volume, in bytes; others get a file of their own. Default:
+    /// [`DEFAULT_SMALL_LIMIT`], at most [`MAX_SMALL_LIMIT`].
+    pub small_limit: u64,
+    /// Memory for small blobs that are being received, in bytes. A blob that finds none goes to a file of its own
+    /// instead of waiting. Default: [`DEFAULT_BUFFER_BYTES`].
+    pub buffer_bytes: u64,
+    /// Disk space kept aside for deletes on a full disk, in bytes. Default: [`DEFAULT_RESERVE_BYTES`].
+    pub reserve_bytes: u64,
+    /// Hash of a key's bytes with the store's seed. Only tests replace it, to make keys collide.
+    pub key_hash: fn(&[u8], u64) -> u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            sync: SyncMode::default(),
+            volume_bytes: DEFAULT_VOLUME_BYTES,
+            small_limit: DEFAULT_SMALL_LIMIT,
+            buffer_bytes: DEFAULT_BUFFER_BYTES,
+            reserve_bytes: DEFAULT_RESERVE_BYTES,
+            key_hash: xxh3_64_with_seed,
+        }
+    }
+}
+
+impl Options {
+    /// Refuses settings that cannot work together.
+    pub(super) fn check(&self) -> Result<(), OpenError> {
+        if self.small_limit > MAX_SMALL_LIMIT {
+            let text = format!("the limit of small blobs is at most {MAX_SMALL_LIMIT} bytes");
+            return Err(OpenError::Options(text));
+        }
+        if self.volume_bytes > MAX_VOLUME_BYTES {
+            return Err(OpenError::Options(format!("a volume has at most {MAX_VOLUME_BYTES} bytes")));
+        }
+        if self.volume_bytes < self.small_limit.saturating_add(HEAD_ROOM_BYTES) {
+            let least = self.small_limit + HEAD_ROOM_BYTES;
+            return Err(OpenError::Options(format!(
+                "a volume must hold the largest small blob: make it at least {least} bytes"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Why a data directory was not opened. Nothing in it was changed, except where it says so.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Settings that cannot work together.
+    #[error("{0}")]
+    Options(String),
+    /// Another process has it open.
+    #[error("{} is in use by another process", .0.display())]
+    Locked(PathBuf),
+    /// There are files, but not ours. Perhaps the wrong directory.
+    #[error("{} holds files but no backpack storage: give an empty directory or the right one (found {found:?})", .dir.display())]
+    NotOurs {
+        /// The directory.
+        dir: PathBuf,
+        /// One of the names found.
+        found: String,
+    },
+    /// The marker is there, the data is not: perhaps a disk is not mounted.
+    #[error("{} was a storage but {missing} is gone: is a disk not mounted?", .dir.display())]
+    Incomplete {
+        /// The directory.
+        dir: PathBuf,
+        /// What is missing.
+        missing: String,
+    },
+    /// Written by a newer program, or not by this one at all.
+    #[error("{}: {reason}", .path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The disk failed.
+    #[error("{context}: {source}")]
+    Io {
+        /// What was being done.
+        context: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    /// For `map_err`: an I/O error while doing that.
+    pub(super) fn io(context: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let context = context.into();
+        move |source| Self::Io { context, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_cannot_work_are_refused() {
+        assert!(Options::default().check().is_ok());
+        assert!(Options { small_limit: 65 << 20, ..Options::default() }.check().is_err());
+        assert!(Options { volume_bytes: 8 << 20, ..Options::default() }.check().is_err());
+        assert!(Options { volume_bytes: 2 << 40, ..Options::default() }.check().is_err());
+    }
+}

@@ -1,0 +1,295 @@
+//! Walking through a volume from head to head without reading the data between them, whatever the bytes are.
+//!
+//! Where no head is, the walk goes on at the next one: found by its first bytes and proven by its checksum. What was
+//! skipped is reported.
+
+use std::{fs::File, io};
+
+use super::{
+    pread::{is_unreadable, read_full},
+    record::{FIXED_BYTES, Head, HeadError, MAGIC, Seal},
+    volume::Volume,
+};
+use crate::model::{Checksum, Crc64};
+
+/// Read at once where records are small: many heads with one read.
+const WIDE_BYTES: usize = 256 << 10;
+/// Read at once where records are big: little more than the head.
+const NARROW_BYTES: usize = 8 << 10;
+/// What a disk cannot read is given up in pieces of this size.
+const SECTOR_BYTES: usize = 4096;
+
+/// What stands at a place of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// A record that lies inside the volume. Its data was not read.
+    Record {
+        /// Where it begins.
+        offset: u64,
+        /// Its head.
+        head: Head<'a>,
+    },
+    /// No record, up to `end`.
+    Damaged {
+        /// The first byte.
+        start: u64,
+        /// After the last byte.
+        end: u64,
+    },
+}
+
+/// A walk through a volume.
+pub struct Scan<'v> {
+    seal: &'v Seal,
+    window: Window<'v>,
+    position: u64,
+    end: u64,
+}
+
+impl<'v> Scan<'v> {
+    /// Walks from `start`, where a record begins, to `end`.
+    pub fn new(volume: &'v Volume, start: u64, end: u64) -> Self {
+        let window = Window { file: &volume.file, bytes: Vec::new(), start, served: 0, searching: false };
+        Self { seal: &volume.seal, window, position: start, end }
+    }
+
+    /// The next record or damaged stretch; `None` at the end.
+    pub fn next(&mut self) -> io::Result<Option<Step<'_>>> {
+        if self.position >= self.end {
+            return Ok(None);
+        }
+        let start = self.position;
+        let Some(head_len) = self.head_at(start)? else {
+            self.position = self.find_record(start + 1)?;
+            return Ok(Some(Step::Damaged { start, end: self.position }));
+        };
+        self.window.served += 1;
+        let bytes = self.window.at(start, head_len, self.end)?;
+        // Decoded twice because a borrow of the window cannot be returned and moved on in one function.
+        let Ok(head) = Head::decode(bytes, self.seal, start) else {
+            return Err(io::Error::other("the volume changed while it was read"));
+        };
+        self.position = start + head.record_length();
+        Ok(Some(Step::Record { offset: start, head }))
+    }
+
+    /// The length of the head at `offset`, if there is one whose record lies inside.
+    fn head_at(&mut self, offset: u64) -> io::Result<Option<usize>> {
+        let mut need = FIXED_BYTES;
+        loop {
+            let bytes = self.window.at(offset, need, self.end)?;
+            match Head::decode(bytes, self.seal, offset) {
+                Ok(head) => {
+                    let inside = head.record_length() <= self.end - offset;
+                    return Ok(inside.then_some(head.length()));
+                }
+                Err(HeadError::Incomplete(more)) if more > need => need = more,
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// The first place from `offset` on where a record is, or the end.
+    fn find_record(&mut self, mut offset: u64) -> io::Result<u64> {
+        self.window.searching = true;
+        while offset < self.end {
+            let bytes = self.window.at(offset, FIXED_BYTES, self.end)?;
+            match bytes.windows(MAGIC.len()).position(|three| three == MAGIC) {
+                Some(at) => {
+                    offset += at as u64;
+                    if self.head_at(offset)?.is_some() {
+                        break;
+                    }
+                    offset += 1;
+                }
+                // The magic may begin in the last two bytes.
+                None => offset += bytes.len().saturating_sub(MAGIC.len() - 1).max(1) as u64,
+            }
+        }
+        self.window.searching = false;
+        Ok(offset.min(self.end))
+    }
+}
+
+/// The part of the file that was read last.
+struct Window<'v> {
+    file: &'v File,
+    bytes: Vec<u8>,
+    start: u64,
+    /// Records that began in it.
+    served: u64,
+    searching: bool,
+}
+
+impl Window<'_> {
+    /// The bytes from `offset` on: at least `need`, fewer only at the end of the walk or of the file.
+    fn at(&mut self, offset: u64, need: usize, end: u64) -> io::Result<&[u8]> {
+        let available = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let need = need.min(available);
+        if self.skip_to(offset, need).is_none() {
+            let size = if self.is_wide(offset) { WIDE_BYTES } else { NARROW_BYTES };
+            self.fill(offset, size.max(need).min(available))?;
+        }
+        let skip = self.skip_to(offset, 0).unwrap_or(self.bytes.len());
+        let length = available.min(self.bytes.len() - skip);
+        Ok(&self.bytes[skip..skip + length])
+    }
+
+    fn skip_to(&self, offset: u64, need: usize) -> Option<usize> {
+        let skip = usize::try_from(offset.checked_sub(self.start)?).ok()?;
+        (self.bytes.len().checked_sub(skip)? >= need).then_some(skip)
+    }
+
+    /// Whether many records will be met in what is read next, going by the last ones.
+    fn is_wide(&self, offset: u64) -> bool {
+        let average = offset.saturating_sub(self.start) / self.served.max(1);
+        self.searching || average < 4 * NARROW_BYTES as u64
+    }
+
+    fn fill(&mut self, offset: u64, size: usize) -> io::Result<()> {
+        self.start = offset;
+        self.served = 0;
+        self.bytes.resize(size, 0);
+        match read_full(self.file, &mut self.bytes, offset) {
+            Ok(read) => self.bytes.truncate(read),
+            Err(error) if is_unreadable(&error) => {
+                tracing::error!(offset, %error, "the disk cannot read this part of a volume");
+                self.fill_by_sectors(offset)?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Reads what can be read; the rest is zeros, which are no record.
+    fn fill_by_sectors(&mut self, offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        for sector in self.bytes.chunks_mut(SECTOR_BYTES) {
+            match read_full(self.file, sector, offset + done) {
+                Ok(_) => {}
+                Err(error) if is_unreadable(&error) => {
+                    sector.fill(0);
+                }
+                Err(error) => return Err(error),
+            }
+            done += sector.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the bytes there have that checksum. Unreadable ones have not.
+pub fn data_matches(file: &File, mut offset: u64, length: u64, checksum: Checksum) -> bool {
+    let mut crc = Crc64::default();
+    let mut left = length;
+    let mut buffer = vec![0; (length.min(WIDE_BYTES as u64)) as usize];
+    while left > 0 {
+        let size = left.min(buffer.len() as u64) as usize;
+        match read_full(file, &mut buffer[..size], offset) {
+            Ok(read) if read == size => crc.update(&buffer[..size]),
+            _ => return false,
+        }
+        offset += size as u64;
+        left -= size as u64;
+    }
+    crc.finish() == checksum
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        model::Version,
+        storage::record::{Kind, NewHead},
+    };
+
+    const STORE: [u8; 16] = [3; 16];
+
+    fn record(key: &[u8], data: &[u8], offset: u64) -> Vec<u8> {
+        let sums = crate::storage::blocks::block_sums(data);
+        let head = NewHead {
+            kind: Kind::Blob,
+            starts_batch: true,
+            version: Version::from_parts(1, 1),
+            checksum: Checksum::of(data),
+            data_len: data.len() as u32,
+            key,
+            pairs: &[],
+            file: None,
+            sums: if sums.len() > 1 { &sums } else { &[] },
+        };
+        let mut out = Vec::new();
+        head.encode(&mut out, &Seal::new(STORE, 1), offset);
+        out.extend_from_slice(data);
+        out
+    }
+
+    /// Walks through these bytes: the records' keys, and every byte that was skipped. Checks that the steps follow
+    /// each other without a hole.
+    fn walk(bytes: &[u8]) -> (Vec<Vec<u8>>, u64) {
+        let file = tempfile::tempfile().unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0).unwrap();
+        let volume = Volume::new(STORE, 1, Arc::new(file), bytes.len() as u64);
+        let mut scan = Scan::new(&volume, 0, bytes.len() as u64);
+        let (mut keys, mut skipped, mut at) = (Vec::new(), 0, 0);
+        while let Some(step) = scan.next().unwrap() {
+            match step {
+                Step::Record { offset, head } => {
+                    assert_eq!(offset, at);
+                    keys.push(head.key.to_vec());
+                    at = offset + head.record_length();
+                    let data_at = offset + head.length() as u64;
+                    assert!(data_matches(&volume.file, data_at, head.data_len.into(), head.checksum));
+                }
+                Step::Damaged { start, end } => {
+                    assert!(start == at && end > start);
+                    skipped += end - start;
+                    at = end;
+                }
+            }
+        }
+        assert_eq!(at, bytes.len() as u64);
+        (keys, skipped)
+    }
+
+    fn pieces() -> impl Strategy<Value = Vec<(bool, Vec<u8>)>> {
+        let size = prop_oneof![5 => 0_usize..300, 2 => 5_000_usize..40_000, 1 => 70_000_usize..400_000];
+        let bytes = (size, any::<u8>(), any::<bool>()).prop_map(|(size, fill, magic)| {
+            let mut bytes = vec![fill; size];
+            if magic {
+                bytes.chunks_exact_mut(4).for_each(|four| four.copy_from_slice(b"BPr\x01"));
+            }
+            bytes
+        });
+        proptest::collection::vec((any::<bool>(), bytes), 0..12)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Records of all sizes with anything between them, even what looks like heads.
+        #[test]
+        fn every_record_is_found_whatever_lies_between(pieces in pieces()) {
+            let (mut bytes, mut keys, mut junk) = (Vec::new(), Vec::new(), 0);
+            for (n, (is_record, piece)) in pieces.into_iter().enumerate() {
+                if is_record {
+                    let key = format!("key/{n}").into_bytes();
+                    bytes.extend(record(&key, &piece, bytes.len() as u64));
+                    keys.push(key);
+                } else {
+                    junk += piece.len() as u64;
+                    bytes.extend(piece);
+                }
+            }
+            prop_assert_eq!(walk(&bytes), (keys, junk));
+        }
+
+        #[test]
+        fn any_bytes_are_walked_through(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
+            prop_assert_eq!(walk(&bytes), (Vec::new(), bytes.len() as u64));
+        }
+    }
+}

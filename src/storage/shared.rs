@@ -1,0 +1,141 @@
+//! What all parts of an open engine share.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::sync::{Semaphore, oneshot};
+
+use super::{
+    StorageError,
+    budget::Budget,
+    buffers::Buffers,
+    damage::Damage,
+    health::Health,
+    index::Index,
+    layout::Layout,
+    options::Options,
+    queue::Queue,
+    totals::Totals,
+    volume::Volumes,
+    writer::{Done, Request},
+};
+use crate::model::Key;
+
+/// Writes that may wait for the writer; more wait for a place. Some batches' worth: it never holds up the writer.
+const MAX_WAITING: usize = 8192;
+/// Listings at once: each walks through all volumes.
+const MAX_LISTINGS: usize = 2;
+
+/// What all parts of an open engine share.
+pub struct Shared {
+    /// The data directory.
+    pub layout: Layout,
+    /// The settings.
+    pub options: Options,
+    /// Where the newest record of each key is.
+    pub index: Arc<Index>,
+    /// The volumes.
+    pub volumes: Arc<Volumes>,
+    /// Memory to read into.
+    pub buffers: Arc<Buffers>,
+    /// What was found damaged.
+    pub damage: Arc<Damage>,
+    /// Memory for bodies.
+    pub budget: Arc<Budget>,
+    /// What the index holds, in numbers.
+    pub totals: Totals,
+    /// Whether writes are taken.
+    pub health: Health,
+    /// Writes that wait.
+    pub queue: Queue<Request>,
+    /// Places in the queue.
+    pub places: Arc<Semaphore>,
+    /// Places for listings.
+    pub listings: Semaphore,
+    next_file: AtomicU64,
+}
+
+/// What the start found.
+pub struct Found {
+    /// The index.
+    pub index: Index,
+    /// The volumes.
+    pub volumes: Volumes,
+    /// The totals.
+    pub totals: Totals,
+    /// The damage.
+    pub damage: Damage,
+    /// The first id of a whole file that was never used.
+    pub next_file: u64,
+    /// The last volume may be appended to.
+    pub goes_on: bool,
+}
+
+impl Shared {
+    /// Everything, at the start.
+    pub fn new(layout: Layout, options: Options, found: Found) -> Self {
+        Self {
+            layout,
+            index: Arc::new(found.index),
+            volumes: Arc::new(found.volumes),
+            buffers: Arc::default(),
+            damage: Arc::new(found.damage),
+            budget: Budget::new(options.buffer_bytes),
+            totals: found.totals,
+            health: Health::default(),
+            queue: Queue::default(),
+            places: Arc::new(Semaphore::new(MAX_WAITING)),
+            listings: Semaphore::new(MAX_LISTINGS),
+            next_file: AtomicU64::new(found.next_file),
+            options,
+        }
+    }
+
+    /// The hash of a key.
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        (self.options.key_hash)(key, self.layout.hash_seed)
+    }
+
+    /// An id for a whole file that no other has or had.
+    pub fn next_file(&self) -> u64 {
+        self.next_file.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Hands a write to the writer and waits until it is durable.
+    pub async fn submit(
+        &self,
+        request: impl FnOnce(
+            tokio::sync::OwnedSemaphorePermit,
+            oneshot::Sender<Result<Done, StorageError>>,
+        ) -> Request,
+    ) -> Result<Done, StorageError> {
+        let closed = || StorageError::ReadOnly("it is closed".to_owned());
+        let permit = self.places.clone().acquire_owned().await.map_err(|_| closed())?;
+        let (answer, done) = oneshot::channel();
+        self.queue.push(request(permit, answer)).map_err(|_| closed())?;
+        done.await.map_err(|_| closed())?
+    }
+
+    /// An error if there is surely no room for a blob of that length.
+    pub fn check_room(&self, length: u64) -> Result<(), StorageError> {
+        // Asked only where the answer matters: small blobs find out soon enough.
+        if self.health.is_full() || length > self.options.small_limit {
+            let needed = length.saturating_add(self.options.reserve_bytes);
+            if self.layout.free_bytes() < needed {
+                return Err(StorageError::Full);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the key held, for [`Request::known`].
+    pub async fn look_up(
+        &self,
+        hash: u64,
+        key: &Key,
+    ) -> Result<Option<super::lookup::Current>, StorageError> {
+        super::lookup::current_for_task(&self.index, &self.volumes, hash, key).await
+    }
+}

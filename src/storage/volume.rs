@@ -1,0 +1,212 @@
+//! A volume: a superblock and records after it, in one file that only grows. Who may read up to where.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::RwLock;
+
+use super::{blocks::crc32c, record::Seal};
+
+/// Bytes before the first record.
+pub const SUPERBLOCK_BYTES: u64 = 64;
+const MAGIC: [u8; 8] = *b"BPVOLUME";
+/// Of volumes. A greater one is refused.
+const FORMAT_VERSION: u32 = 1;
+
+/// What stands at the front of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Superblock {
+    /// The store it belongs to.
+    pub store: [u8; 16],
+    /// Its number.
+    pub number: u32,
+    /// The volume that was written before it, 0 for none.
+    pub previous: u32,
+    /// What of that one is valid, in bytes: records after it were never acknowledged.
+    pub previous_length: u64,
+    /// When it was made, milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+/// Why bytes are no superblock of this store's volume.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SuperblockError {
+    /// Torn or damaged.
+    Damaged,
+    /// Whole, but not one to be read: why.
+    Refused(String),
+}
+
+impl Superblock {
+    /// The superblock as bytes.
+    pub fn encode(&self) -> [u8; SUPERBLOCK_BYTES as usize] {
+        let mut out = [0; SUPERBLOCK_BYTES as usize];
+        out[..8].copy_from_slice(&MAGIC);
+        out[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out[16..32].copy_from_slice(&self.store);
+        out[32..36].copy_from_slice(&self.number.to_le_bytes());
+        out[36..40].copy_from_slice(&self.previous.to_le_bytes());
+        out[40..48].copy_from_slice(&self.previous_length.to_le_bytes());
+        out[48..56].copy_from_slice(&self.created_ms.to_le_bytes());
+        let sum = crc32c(&out);
+        out[12..16].copy_from_slice(&sum.to_le_bytes());
+        out
+    }
+
+    /// Reads the superblock of that store's volume of that number.
+    pub fn decode(bytes: &[u8], store: [u8; 16], number: u32) -> Result<Self, SuperblockError> {
+        let mut fields: [u8; SUPERBLOCK_BYTES as usize] =
+            *bytes.first_chunk().ok_or(SuperblockError::Damaged)?;
+        let sum = u32_at(&fields, 12);
+        fields[12..16].fill(0);
+        if fields[..8] != MAGIC || sum != crc32c(&fields) {
+            return Err(SuperblockError::Damaged);
+        }
+        let version = u32_at(&fields, 8);
+        if version != FORMAT_VERSION {
+            let reason = format!("volume format {version}; this program reads {FORMAT_VERSION}");
+            return Err(SuperblockError::Refused(reason));
+        }
+        let superblock = Self {
+            store: fields[16..32].try_into().map_err(|_| SuperblockError::Damaged)?,
+            number: u32_at(&fields, 32),
+            previous: u32_at(&fields, 36),
+            previous_length: u64_at(&fields, 40),
+            created_ms: u64_at(&fields, 48),
+        };
+        if superblock.store != store {
+            return Err(SuperblockError::Refused("the volume of another storage".into()));
+        }
+        if superblock.number != number {
+            let is = superblock.number;
+            return Err(SuperblockError::Refused(format!("this is volume {is}, renamed")));
+        }
+        Ok(superblock)
+    }
+}
+
+fn u32_at(bytes: &[u8; SUPERBLOCK_BYTES as usize], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn u64_at(bytes: &[u8; SUPERBLOCK_BYTES as usize], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
+/// A volume open for reading.
+#[derive(Debug)]
+pub struct Volume {
+    /// Its number.
+    pub number: u32,
+    /// Its file; blobs that are being read keep it open.
+    pub file: Arc<File>,
+    /// What its records are sealed with.
+    pub seal: Seal,
+    end: AtomicU64,
+}
+
+impl Volume {
+    /// The volume in that file, readable up to `end`.
+    pub fn new(store: [u8; 16], number: u32, file: Arc<File>, end: u64) -> Self {
+        Self { number, file, seal: Seal::new(store, number), end: AtomicU64::new(end) }
+    }
+
+    /// Up to where there are records.
+    pub fn end(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// Records up to there are durable now.
+    pub fn set_end(&self, end: u64) {
+        self.end.store(end, Ordering::Release);
+    }
+
+    /// Reads the superblock; `Ok(Err)` says what is wrong with it.
+    pub fn superblock(
+        file: &File,
+        store: [u8; 16],
+        number: u32,
+    ) -> io::Result<Result<Superblock, SuperblockError>> {
+        let mut bytes = [0; SUPERBLOCK_BYTES as usize];
+        match file.read_exact_at(&mut bytes, 0) {
+            Ok(()) => Ok(Superblock::decode(&bytes, store, number)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Err(SuperblockError::Damaged)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Opens a volume's file for reading, and for the writer to go on with.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).open(path)
+}
+
+/// All volumes, by number.
+#[derive(Debug, Default)]
+pub struct Volumes(RwLock<BTreeMap<u32, Arc<Volume>>>);
+
+impl Volumes {
+    /// Adds one.
+    pub fn add(&self, volume: Arc<Volume>) {
+        self.0.write().insert(volume.number, volume);
+    }
+
+    /// That one.
+    pub fn get(&self, number: u32) -> Option<Arc<Volume>> {
+        self.0.read().get(&number).cloned()
+    }
+
+    /// The first one whose number is greater than that.
+    pub fn after(&self, number: u32) -> Option<Arc<Volume>> {
+        self.0.read().range(number.checked_add(1)?..).next().map(|(_, volume)| volume.clone())
+    }
+
+    /// The one with the greatest number.
+    pub fn last(&self) -> Option<Arc<Volume>> {
+        self.0.read().last_key_value().map(|(_, volume)| volume.clone())
+    }
+
+    /// Bytes of all.
+    pub fn bytes(&self) -> u64 {
+        self.0.read().values().map(|volume| volume.end()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn superblock() -> Superblock {
+        Superblock { store: [1; 16], number: 7, previous: 6, previous_length: 1 << 33, created_ms: 5 }
+    }
+
+    #[test]
+    fn superblocks_come_back_and_every_flip_and_cut_is_found() {
+        let bytes = superblock().encode();
+        assert_eq!(Superblock::decode(&bytes, [1; 16], 7), Ok(superblock()));
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Superblock::decode(&flipped, [1; 16], 7), Err(SuperblockError::Damaged));
+        }
+        for cut in 0..bytes.len() {
+            assert_eq!(Superblock::decode(&bytes[..cut], [1; 16], 7), Err(SuperblockError::Damaged));
+        }
+    }
+
+    #[test]
+    fn volumes_of_others_are_refused() {
+        let bytes = superblock().encode();
+        assert!(matches!(Superblock::decode(&bytes, [2; 16], 7), Err(SuperblockError::Refused(_))));
+        assert!(matches!(Superblock::decode(&bytes, [1; 16], 8), Err(SuperblockError::Refused(_))));
+    }
+}

@@ -1,0 +1,428 @@
+//! The one thread that writes to volumes: takes all that wait, writes them, syncs once, answers all.
+//!
+//! It alone changes the index, so what it decides before writing still holds when the write is durable. Readers see a
+//! write only then.
+
+use std::{
+    collections::HashSet,
+    io::{self, IoSlice},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{
+    Before, StorageError, SyncMode,
+    append::{AppendError, Tail, Wrap},
+    budget::Reservation,
+    decide::{Verdict, decide},
+    doomed::Doomed,
+    health::{is_full, write_error},
+    index::{Entry, Place},
+    layout::CleanPoint,
+    lookup::{Current, current},
+    record::{FileRef, Kind, NewHead},
+    reserve::Reserve,
+    shared::Shared,
+    totals::Counted,
+    volume::{SUPERBLOCK_BYTES, Superblock},
+};
+use crate::{
+    daemon::unix_ms,
+    model::{Checksum, Key, Version},
+};
+
+/// Writes taken at once: as many as one vectored write takes, at two parts each.
+const MAX_BATCH: usize = 512;
+/// Who waits already is held up for those who are expected by at most this part of the time that the last write took.
+const PATIENCE: u32 = 4;
+/// And by no more than this, however slow the disk was.
+const MAX_PATIENCE: Duration = Duration::from_millis(5);
+/// After this many volumes in a row that took no write, the disk is given up.
+const MAX_FAILED_VOLUMES: u32 = 2;
+
+/// A write that waits.
+pub struct Request {
+    /// The key's hash.
+    pub hash: u64,
+    /// The key.
+    pub key: Key,
+    /// The write.
+    pub version: Version,
+    /// What it is.
+    pub kind: Kind,
+    /// Of the blob's bytes.
+    pub checksum: Checksum,
+    /// Encoded metadata.
+    pub pairs: Vec<u8>,
+    /// Sums of the blocks, if they are more than one.
+    pub sums: Vec<u32>,
+    /// A small blob's bytes.
+    pub data: Bytes,
+    /// The file that holds the bytes; removed unless the write is made.
+    pub file: Option<(FileRef, Doomed)>,
+    /// What the key held when it was looked up.
+    pub known: Option<Current>,
+    /// The memory of `data`; goes back when the write is done.
+    pub _reservation: Option<Reservation>,
+    /// The place in the queue; goes back when the write is done.
+    pub _permit: OwnedSemaphorePermit,
+    /// Who waits.
+    pub answer: oneshot::Sender<Result<Done, StorageError>>,
+}
+
+/// What a write did.
+#[derive(Debug)]
+pub struct Done {
+    /// What the key held before.
+    pub before: Before,
+    /// The file of the blob that was replaced, or of this write if it came too late.
+    pub stale: Option<Doomed>,
+}
+
+impl Request {
+    fn head(&self, starts_batch: bool) -> NewHead<'_> {
+        NewHead {
+            kind: self.kind,
+            starts_batch,
+            version: self.version,
+            checksum: self.checksum,
+            // Small blobs are at most MAX_SMALL_LIMIT long.
+            data_len: self.data.len() as u32,
+            key: self.key.as_str().as_bytes(),
+            pairs: &self.pairs,
+            file: self.file.as_ref().map(|(file, _)| *file),
+            sums: &self.sums,
+        }
+    }
+
+    fn record_length(&self) -> u64 {
+        (self.head(false).length() + self.data.len()) as u64
+    }
+
+    fn counted(&self) -> Counted {
+        let length = self.file.as_ref().map_or(self.data.len() as u64, |(file, _)| file.length);
+        Counted { kind: self.kind, length }
+    }
+
+    fn refuse(self, error: StorageError) {
+        // Whoever does not wait any more does not need to know.
+        let _ = self.answer.send(Err(error));
+    }
+}
+
+/// A write that is to be made, and what it replaces.
+struct Accepted {
+    request: Request,
+    old: Option<Current>,
+    before: Before,
+}
+
+/// Why a group was not written. None of it is visible.
+enum Failure {
+    /// No room; the volume is as before.
+    Full,
+    /// The disk failed; the volume is not used any more, or there is none.
+    Broken(io::Error),
+}
+
+/// The writer's own state.
+pub struct Writer {
+    shared: Arc<Shared>,
+    reserve: Reserve,
+    tail: Option<Tail>,
+    /// The last volume that was begun, and how much of it is valid.
+    last: (u32, u64),
+    wrap: Wrap,
+    failed_volumes: u32,
+    /// Of keys that are already in the group being written.
+    carried: Vec<Request>,
+    /// Writes that are likely to come soon, and until when they are worth waiting for.
+    expected: usize,
+    expected_until: Instant,
+}
+
+impl Writer {
+    /// A writer that goes on where `tail` ends, or begins the first volume with the first write.
+    pub fn new(shared: Arc<Shared>, tail: Option<Tail>, last: (u32, u64), wrap: Wrap) -> Self {
+        let reserve = Reserve::open(shared.layout.reserve(), shared.options.reserve_bytes);
+        Self {
+            shared,
+            reserve,
+            tail,
+            last,
+            wrap,
+            failed_volumes: 0,
+            carried: Vec::new(),
+            expected: 0,
+            expected_until: Instant::now(),
+        }
+    }
+
+    /// Writes until the queue is stopped and empty.
+    pub fn run(mut self) -> Result<(), StorageError> {
+        while let Some(batch) = self.next_batch() {
+            let accepted = self.accept(batch);
+            self.write_all(accepted);
+        }
+        self.finish()
+    }
+
+    fn next_batch(&mut self) -> Option<Vec<Request>> {
+        let limit = if self.shared.options.sync == SyncMode::Always { 1 } else { MAX_BATCH };
+        if self.carried.is_empty() {
+            self.shared.queue.take(limit, self.expected, self.expected_until)
+        } else {
+            Some(std::mem::take(&mut self.carried))
+        }
+    }
+
+    /// Those who were just answered are likely to come again at once. Without waiting for them they and those who came
+    /// during the sync would take turns, each half of them with a sync of its own.
+    fn expect_again(&mut self, written: usize, took: Duration) {
+        if self.shared.options.sync == SyncMode::Group {
+            self.expected = written + self.shared.queue.len();
+            self.expected_until = Instant::now() + (took / PATIENCE).min(MAX_PATIENCE);
+        }
+    }
+
+    fn durable(&self) -> bool {
+        self.shared.options.sync != SyncMode::Never
+    }
+
+    /// Answers what needs no write, keeps a second write of one key for the next time, gives back the rest.
+    fn accept(&mut self, batch: Vec<Request>) -> Vec<Accepted> {
+        let blobs_fit = self.reserve.is_held() || self.reserve.restore(self.shared.layout.free_bytes());
+        let mut hashes = HashSet::with_capacity(batch.len());
+        let mut accepted = Vec::with_capacity(batch.len());
+        for request in batch {
+            if let Err(error) = self.shared.health.check() {
+                request.refuse(error);
+            } else if !blobs_fit && request.kind != Kind::Tombstone {
+                request.refuse(StorageError::Full);
+            } else if !hashes.insert(request.hash) {
+                self.carried.push(request);
+            } else {
+                accepted.extend(self.decide(request));
+            }
+        }
+        accepted
+    }
+
+    fn decide(&self, request: Request) -> Option<Accepted> {
+        let shared = &self.shared;
+        let key = request.key.as_str().as_bytes();
+        let old = current(&shared.index, &shared.volumes, request.hash, key, request.known.as_ref());
+        let held = old.map(|old| old.old(&shared.damage));
+        match decide(request.version, request.kind, held.as_ref()) {
+            Verdict::Write(before) => Some(Accepted { request, old, before }),
+            Verdict::Newer(version) => {
+                let stale = request.file.map(|(_, file)| file);
+                let _ = request.answer.send(Ok(Done { before: Before::Newer(version), stale }));
+                None
+            }
+        }
+    }
+
+    /// Writes in groups that fit one volume each.
+    fn write_all(&mut self, mut rest: Vec<Accepted>) {
+        while !rest.is_empty() {
+            let later = rest.split_off(self.fitting(&rest));
+            match self.shared.health.read_only() {
+                Some(reason) => rest.into_iter().for_each(|item| {
+                    item.request.refuse(StorageError::ReadOnly(reason.clone()));
+                }),
+                None => self.write_group(rest),
+            }
+            rest = later;
+        }
+    }
+
+    /// How many of these fit the volume the first of them goes to: at least one.
+    fn fitting(&self, items: &[Accepted]) -> usize {
+        let limit = self.shared.options.volume_bytes;
+        let first = items.first().map_or(0, |item| item.request.record_length());
+        let end = self.tail.as_ref().map(Tail::end).filter(|end| end + first <= limit);
+        let mut end = end.unwrap_or(SUPERBLOCK_BYTES);
+        let fits = |item: &&Accepted| {
+            end += item.request.record_length();
+            end <= limit
+        };
+        items.iter().take_while(fits).count().max(1)
+    }
+
+    fn write_group(&mut self, group: Vec<Accepted>) {
+        let started = Instant::now();
+        match self.append(&group) {
+            Ok(places) => {
+                self.failed_volumes = 0;
+                // Before they are answered, or those who are quick would be counted twice.
+                self.expect_again(group.len(), started.elapsed());
+                group.into_iter().zip(places).for_each(|(item, place)| self.show(item, place));
+            }
+            // Not all fit: as many as do, one by one.
+            Err(Failure::Full) if group.len() > 1 => {
+                group.into_iter().for_each(|item| self.write_group(vec![item]));
+            }
+            Err(Failure::Full) => group.into_iter().for_each(|item| self.write_on_full_disk(item)),
+            Err(Failure::Broken(error)) => refuse_all(group, &error),
+        }
+    }
+
+    /// Blobs are refused, deletes get the reserve.
+    fn write_on_full_disk(&mut self, item: Accepted) {
+        if item.request.kind == Kind::Tombstone && self.reserve.release() {
+            self.write_group(vec![item]);
+        } else {
+            self.shared.health.set_full(true);
+            item.request.refuse(StorageError::Full);
+        }
+    }
+
+    /// Writes a group behind the last record and syncs it. Says where each record is.
+    fn append(&mut self, group: &[Accepted]) -> Result<Vec<Place>, Failure> {
+        self.make_room(group.first().map_or(0, |item| item.request.record_length()))?;
+        let durable = self.durable();
+        let Some(tail) = &self.tail else {
+            return Err(Failure::Broken(io::Error::other("there is no volume to write to")));
+        };
+        let (heads, places) = encode_heads(group, tail, durable);
+        let mut parts = Vec::with_capacity(2 * group.len());
+        for (item, head) in group.iter().zip(&heads.ranges) {
+            parts.push(IoSlice::new(&heads.bytes[head.clone()]));
+            parts.push(IoSlice::new(&item.request.data));
+        }
+        match tail.append(&mut parts, durable) {
+            Ok(()) => {
+                let bytes: u64 = group.iter().map(|item| item.request.record_length()).sum();
+                tail.volume.set_end(tail.end() + bytes);
+                self.last.1 = tail.end();
+                Ok(places)
+            }
+            Err(AppendError::Write(error)) if is_full(&error) => match tail.cut() {
+                Ok(()) => Err(Failure::Full),
+                Err(error) => Err(self.give_up_volume(error)),
+            },
+            Err(AppendError::Write(error) | AppendError::Sync(error)) => Err(self.give_up_volume(error)),
+        }
+    }
+
+    /// Never appends to this volume again. What is in it up to the last sync stays readable.
+    fn give_up_volume(&mut self, error: io::Error) -> Failure {
+        if let Some(tail) = self.tail.take() {
+            tracing::error!(volume = tail.volume.number, %error, "a write failed: the volume is not used any more");
+            // Best effort: the next volume's superblock says how much of this one is valid.
+            if let Err(error) = tail.cut() {
+                tracing::warn!(volume = tail.volume.number, %error, "what was not acknowledged stays in it");
+            }
+        }
+        self.failed_volumes += 1;
+        let begun =
+            if self.failed_volumes < MAX_FAILED_VOLUMES { self.begin_volume() } else { Err(same(&error)) };
+        match begun {
+            Err(again) if !is_full(&again) => {
+                self.shared.health.set_read_only(&format!("writing failed ({error}), and again ({again})"));
+            }
+            // On a full disk the volume is begun when there is room.
+            _ => {}
+        }
+        Failure::Broken(error)
+    }
+
+    /// Sees that there is a volume with room for a record.
+    fn make_room(&mut self, record_length: u64) -> Result<(), Failure> {
+        let limit = self.shared.options.volume_bytes;
+        if self.tail.as_ref().is_some_and(|tail| tail.end() + record_length <= limit) {
+            return Ok(());
+        }
+        self.begin_volume()
+            .map_err(|error| if is_full(&error) { Failure::Full } else { Failure::Broken(error) })
+    }
+
+    fn begin_volume(&mut self) -> io::Result<()> {
+        let (previous, previous_length) = self.last;
+        let number = previous + 1;
+        if number > Place::MAX_VOLUME {
+            return Err(io::Error::other("all volume numbers are used"));
+        }
+        let layout = &self.shared.layout;
+        let superblock =
+            Superblock { store: layout.store, number, previous, previous_length, created_ms: unix_ms() };
+        let tail = Tail::create(layout, &superblock, self.wrap, self.durable())?;
+        self.shared.volumes.add(tail.volume.clone());
+        self.last = (number, tail.end());
+        self.tail = Some(tail);
+        Ok(())
+    }
+
+    /// Makes a durable write visible and answers it.
+    fn show(&self, item: Accepted, place: Place) {
+        let Accepted { mut request, old, before } = item;
+        let shared = &self.shared;
+        let entry = Entry {
+            place,
+            // MAX_HEAD_BYTES fits 16 bits.
+            head_len: request.head(false).length() as u16,
+            data_len: request.data.len() as u32,
+            kind: request.kind,
+        };
+        shared.index.put(request.hash, old.map(|old| old.entry.place), entry);
+        shared.totals.replace(request.counted(), old.map(|old| old.counted()));
+        if let Some(old) = old {
+            shared.damage.replaced(old.entry.place);
+        }
+        if request.kind != Kind::Tombstone {
+            shared.health.set_full(false);
+        }
+        if let Some((_, file)) = request.file.take() {
+            file.keep();
+        }
+        let stale = old.and_then(|old| old.facts?.file).map(|file| Doomed::new(shared.layout.blob(file.id)));
+        let _ = request.answer.send(Ok(Done { before, stale }));
+    }
+
+    /// Leaves a clean point, so that the next start has nothing to verify.
+    fn finish(self) -> Result<(), StorageError> {
+        let Some(tail) = self.tail else { return Ok(()) };
+        let point = CleanPoint { volume: tail.volume.number, length: tail.end() };
+        tail.sync().map_err(|error| write_error("sync the last volume", error))?;
+        self.shared.layout.save_clean_point(point).map_err(|error| write_error("save the clean point", error))
+    }
+}
+
+struct Heads {
+    bytes: Vec<u8>,
+    ranges: Vec<std::ops::Range<usize>>,
+}
+
+fn encode_heads(group: &[Accepted], tail: &Tail, durable: bool) -> (Heads, Vec<Place>) {
+    let mut heads = Heads { bytes: Vec::new(), ranges: Vec::with_capacity(group.len()) };
+    let mut places = Vec::with_capacity(group.len());
+    let mut offset = tail.end();
+    for item in group {
+        let start = heads.bytes.len();
+        // The first one after a sync says so: then what is before it was durable.
+        let head = item.request.head(durable && places.is_empty());
+        head.encode(&mut heads.bytes, &tail.volume.seal, offset);
+        heads.ranges.push(start..heads.bytes.len());
+        places.push(Place::new(tail.volume.number, offset));
+        offset += item.request.record_length();
+    }
+    (heads, places)
+}
+
+fn refuse_all(group: Vec<Accepted>, error: &io::Error) {
+    for item in group {
+        item.request.refuse(write_error("append to a volume", same(error)));
+    }
+}
+
+/// The same error again, for the next who waits.
+fn same(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}

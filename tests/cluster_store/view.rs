@@ -1,0 +1,154 @@
+//! The view, on every implementation: it holds what the store says, soon after it says so.
+
+use std::{sync::Arc, time::Duration};
+
+use backpack::{
+    cluster::{
+        MapStore, View, ViewState,
+        edit::{PoolChange, add_server, add_shard, add_used, set_pool, set_queue, set_read_only},
+    },
+    daemon::Shutdown,
+    model::{ClusterMap, QueueInfo, WriteLevel, map::ShardSize},
+};
+
+use crate::{
+    edits::{self, server, shard, small_cluster, stamp},
+    place::{Place, SOON, create, delete, on_both, set, text},
+};
+
+on_both! {
+    the_view_follows_every_kind_of_change
+    a_view_of_nothing_fills_after_init
+    a_shard_whose_size_comes_later_becomes_writable
+    a_document_that_makes_no_sense_keeps_the_last_good_one
+    many_changes_make_few_maps
+}
+
+/// Waits until the map is as it should be.
+pub async fn becomes(view: &View, what: &str, right: impl Fn(&ClusterMap) -> bool) {
+    let mut changes = view.changes();
+    let wait = tokio::time::timeout(SOON, changes.wait_for(|map| right(map)));
+    if wait.await.is_err() {
+        panic!("the map never became right: {what}: {:?}", view.map());
+    }
+    assert!(right(&view.map()), "map() is behind changes()");
+}
+
+pub async fn start(store: &Arc<dyn MapStore>) -> View {
+    let view = View::start(store.clone(), Shutdown::default());
+    tokio::time::timeout(SOON, view.loaded()).await.unwrap();
+    view
+}
+
+fn size(map: &ClusterMap, id: &str) -> Option<ShardSize> {
+    map.shards.get(&id.parse().unwrap())?.size
+}
+
+fn writable(map: &ClusterMap, id: &str) -> bool {
+    map.shards.get(&id.parse().unwrap()).is_some_and(|shard| shard.is_writable())
+}
+
+async fn the_view_follows_every_kind_of_change(place: Place) {
+    let store = small_cluster(&place).await;
+    let view = start(&place.connect()).await;
+    let map = view.map();
+    assert_eq!((map.servers.len(), map.shards.len()), (4, 1));
+    assert_eq!(map.queue, Some(edits::queue()));
+    assert_eq!(size(&map, "1"), Some(ShardSize { capacity: 100 << 30, used: 0 }));
+    assert!(!writable(&map, "1") && map.live.is_empty() && map.pools.is_empty());
+    becomes(&view, "fresh", |_| true).await;
+    assert_eq!(view.state(), ViewState::Fresh);
+
+    let one = &"1".parse().unwrap();
+    set_read_only(&*store, one, false).await.unwrap();
+    becomes(&view, "enabled", |map| writable(map, "1")).await;
+    add_used(&*store, one, 5, &stamp("a", 1)).await.unwrap();
+    becomes(&view, "used", |map| size(map, "1").is_some_and(|size| size.used == 5)).await;
+    add_server(&*store, &server("1", 9)).await.unwrap();
+    becomes(&view, "moved", |map| map.servers[&"1".parse().unwrap()].port == 9).await;
+    add_shard(&*store, &shard("2", &["3"]), false).await.unwrap();
+    becomes(&view, "a new shard", |map| size(map, "2").is_some()).await;
+    let queue = QueueInfo { key: "other".into(), servers: vec![] };
+    set_queue(&*store, &queue).await.unwrap();
+    becomes(&view, "another queue", |map| map.queue.as_ref() == Some(&queue)).await;
+    let (safe, all) = ("safe".parse().unwrap(), PoolChange { write: Some(WriteLevel::All), hosts: None });
+    set_pool(&*store, &safe, &all).await.unwrap();
+    becomes(&view, "a pool", |map| map.pool(&safe).write == WriteLevel::All).await;
+    store.announce("/live/3", "".into()).await.unwrap();
+    becomes(&view, "alive", |map| map.live.contains(&"3".parse().unwrap())).await;
+    store.withdraw("/live/3").await.unwrap();
+    becomes(&view, "gone", |map| map.live.is_empty()).await;
+    let (_, version) = text(&*store, "/queue").await.unwrap();
+    delete(&*store, "/queue", version).await.unwrap();
+    becomes(&view, "no queue", |map| map.queue.is_none()).await;
+}
+
+async fn a_view_of_nothing_fills_after_init(place: Place) {
+    let view = start(&place.connect()).await;
+    assert_eq!(*view.map(), ClusterMap::default());
+    small_cluster(&place).await;
+    becomes(&view, "filled", |map| map.servers.len() == 4 && size(map, "1").is_some()).await;
+}
+
+async fn a_shard_whose_size_comes_later_becomes_writable(place: Place) {
+    let store = small_cluster(&place).await;
+    let view = start(&store).await;
+    let (_, version) = text(&*store, "/shards-map").await.unwrap();
+    set(&*store, "/shards-map", r#"{"9":{"nodes":["1"]}}"#, version).await.unwrap();
+    becomes(&view, "a shard without a size", |map| {
+        map.shards.len() == 1 && !writable(map, "9") && map.shards.contains_key(&"9".parse().unwrap())
+    })
+    .await;
+    create(&*store, "/shard-size-9", r#"{"capacity":10,"current":0}"#).await.unwrap();
+    becomes(&view, "writable", |map| writable(map, "9")).await;
+    delete(&*store, "/shard-size-9", 0).await.unwrap();
+    becomes(&view, "not writable any more", |map| !writable(map, "9")).await;
+}
+
+async fn a_document_that_makes_no_sense_keeps_the_last_good_one(place: Place) {
+    let store = small_cluster(&place).await;
+    let view = start(&store).await;
+    for (path, bad) in [
+        ("/servers-map", "{"),
+        ("/shards-map", "[]"),
+        ("/queue", r#"{"key":"q","servers":[{"host":1}]}"#),
+        ("/shard-size-1", "\u{0}"),
+    ] {
+        let (good, version) = text(&*store, path).await.unwrap();
+        set(&*store, path, bad, version).await.unwrap();
+        // Followed all the same: something after it is seen, and nothing was lost.
+        let (port, before) = (20_000 + version as u16, view.map());
+        let live = format!("/live{}", path.replace("-map", ""));
+        store.announce(&live, port.to_string().into_bytes().into()).await.unwrap();
+        let name = live.strip_prefix("/live/").unwrap().parse().unwrap();
+        becomes(&view, &live, |map| map.live.contains(&name)).await;
+        let map = view.map();
+        assert_eq!(map.servers, before.servers);
+        assert_eq!(map.shards, before.shards);
+        assert_eq!(map.queue, before.queue);
+        set(&*store, path, &good, version + 1).await.unwrap();
+    }
+    let (_, version) = text(&*store, "/shard-size-1").await.unwrap();
+    set(&*store, "/shard-size-1", r#"{"capacity":10,"current":null}"#, version).await.unwrap();
+    becomes(&view, "nobody knows how full it is", |map| size(map, "1").is_none()).await;
+    assert_eq!(view.state(), ViewState::Fresh);
+}
+
+async fn many_changes_make_few_maps(place: Place) {
+    let store = small_cluster(&place).await;
+    let view = start(&place.connect()).await;
+    let mut changes = view.changes();
+    let maps = tokio::spawn(async move {
+        let mut maps = 0;
+        while tokio::time::timeout(Duration::from_secs(2), changes.changed()).await.is_ok() {
+            maps += 1;
+        }
+        maps
+    });
+    for seq in 1..=300 {
+        add_used(&*store, &"1".parse().unwrap(), 1, &stamp("a", seq)).await.unwrap();
+    }
+    becomes(&view, "all added", |map| size(map, "1").is_some_and(|size| size.used == 300)).await;
+    let maps = maps.await.unwrap();
+    assert!(maps < 100, "{maps} maps for 300 changes of one document");
+}

@@ -1,0 +1,283 @@
+//! A coordinator in this process with real parts: embedded map store (or another one) and queue, our nodes, and stand-ins
+//! for the original's node.
+
+#![allow(dead_code, reason = "each test crate uses its own part of it")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use backpack::{
+    client::Servers,
+    cluster::{
+        self, MapStore, StoreOptions,
+        edit::{self, NewShard},
+        format::{Document, size_path},
+        view::View,
+    },
+    coordinator::{self, Config, Deps},
+    daemon::{Shutdown, install_tls_provider},
+    model::{QueueInfo, Server, ServerId, ShardId, Task},
+    node,
+    queue::{
+        CLAIM_LEASE, Claim, DeadLetter, EmbeddedQueue, Filter, Listed, Queue, QueueError, QueueStats, Want,
+    },
+    storage::{Engine, Options},
+};
+use clap::Parser;
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use crate::support::{http::Request, original_node::OriginalNode};
+
+/// What stands behind a server of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Member {
+    /// Our own node.
+    Node,
+    /// A stand-in for the original's node.
+    Original,
+}
+
+/// One coordinator and what it works with.
+pub struct Cluster {
+    /// Address of the coordinator.
+    pub addr: String,
+    /// Addresses of our nodes, in the order of the shards.
+    pub nodes: Vec<String>,
+    /// The stand-ins, in the order of the shards.
+    pub originals: Vec<OriginalNode>,
+    store: Arc<dyn MapStore>,
+    queue: Arc<Breakable>,
+    shutdown: Shutdown,
+    serving: Option<JoinHandle<()>>,
+    _dir: tempfile::TempDir,
+}
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    config: Config,
+}
+
+const CAPACITY: u64 = 100 << 30;
+
+impl Cluster {
+    /// One enabled shard of 100 GiB for each list of members; shards and servers are numbered from 1.
+    pub async fn start(shards: &[&[Member]]) -> Self {
+        let sized: Vec<_> = shards.iter().map(|members| (*members, CAPACITY)).collect();
+        Self::start_with(&sized).await
+    }
+
+    /// The same with capacities of one's own.
+    pub async fn start_with(shards: &[(&[Member], u64)]) -> Self {
+        install_tls_provider();
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("embedded:{}", dir.path().join("map").display());
+        let store = cluster::connect(&url, "/", &StoreOptions::default()).unwrap();
+        Self::start_in(dir, store, shards).await
+    }
+
+    /// The same on a map store of one's own, which is empty.
+    pub async fn start_on(store: Arc<dyn MapStore>, shards: &[&[Member]]) -> Self {
+        let sized: Vec<_> = shards.iter().map(|members| (*members, CAPACITY)).collect();
+        Self::start_in(tempfile::tempdir().unwrap(), store, &sized).await
+    }
+
+    async fn start_in(dir: tempfile::TempDir, store: Arc<dyn MapStore>, shards: &[(&[Member], u64)]) -> Self {
+        let info = QueueInfo { key: "q".to_owned(), servers: Vec::new() };
+        edit::init(&*store, &info).await.unwrap();
+        let shutdown = Shutdown::new(Duration::from_secs(10));
+        let (mut nodes, mut originals, mut number) = (Vec::new(), Vec::new(), 0);
+        for (index, (members, capacity)) in shards.iter().enumerate() {
+            let mut ids = Vec::new();
+            for member in *members {
+                number += 1;
+                let id: ServerId = number.to_string().parse().unwrap();
+                let port = match member {
+                    Member::Original => {
+                        let original = OriginalNode::start();
+                        let port = original.port();
+                        originals.push(original);
+                        port
+                    }
+                    Member::Node => {
+                        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                        let addr = listener.local_addr().unwrap();
+                        let storage =
+                            Engine::open(dir.path().join(format!("node-{number}")), Options::default());
+                        let deps = node::Deps {
+                            storage: storage.unwrap(),
+                            limits: node::Limits::default(),
+                            live: None,
+                        };
+                        tokio::spawn(node::serve(listener, deps, shutdown.child()));
+                        nodes.push(addr.to_string());
+                        addr.port()
+                    }
+                };
+                let server = Server { id: id.clone(), host: "127.0.0.1".to_owned(), port };
+                edit::add_server(&*store, &server).await.unwrap();
+                ids.push(id);
+            }
+            let id: ShardId = (index + 1).to_string().parse().unwrap();
+            let new = NewShard { id: id.clone(), servers: ids, capacity: *capacity, pool: None };
+            edit::add_shard(&*store, &new, false).await.unwrap();
+            edit::set_read_only(&*store, &id, false).await.unwrap();
+        }
+        let queue_dir = dir.path().join("queue");
+        let inner = Arc::new(EmbeddedQueue::open(&queue_dir, CLAIM_LEASE).unwrap());
+        let queue = Arc::new(Breakable { inner, broken: AtomicBool::new(false) });
+        let view = View::start(store.clone(), shutdown.child());
+        view.loaded().await;
+        let mut config = Flags::parse_from(["coordinator", "--flush", "50"]).config;
+        config.spool_dir = dir.path().to_owned();
+        let deps = Deps {
+            store: store.clone(),
+            view,
+            queue: queue.clone(),
+            servers: Arc::new(Servers::default()),
+            statsd: None,
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let serving = tokio::spawn(coordinator::serve(listener, config, deps, shutdown.clone()));
+        Self { addr, nodes, originals, store, queue, shutdown, serving: Some(serving), _dir: dir }
+    }
+
+    /// An upload.
+    pub fn put(&self, target: &str, body: Vec<u8>) -> Request {
+        Request::put(&self.addr, target, body)
+    }
+
+    /// Reads through the coordinator; must succeed.
+    pub async fn get(&self, target: &str) -> Vec<u8> {
+        let reply = Request::get(&self.addr, target).send().await.unwrap();
+        assert_eq!(reply.status, 200, "{target}: {}", reply.text());
+        reply.body
+    }
+
+    /// All tasks in the queue.
+    pub async fn tasks(&self) -> Vec<Task> {
+        let listed = self.queue.inner.list(&Filter::default(), 1000).await.unwrap();
+        listed.into_iter().map(|listed| listed.task).collect()
+    }
+
+    /// From now on the queue takes nothing.
+    pub fn break_queue(&self) {
+        self.queue.broken.store(true, Relaxed);
+    }
+
+    /// Another server takes the place of one in the map.
+    pub async fn replace_server(&self, id: &str, port: u16) {
+        let server = Server { id: id.parse().unwrap(), host: "127.0.0.1".to_owned(), port };
+        edit::add_server(&*self.store, &server).await.unwrap();
+        let expected = format!("127.0.0.1:{port}");
+        crate::support::wait::eventually("the coordinator sees it", Duration::from_secs(10), || async {
+            Request::get(&self.addr, "/-/map").send().await.unwrap().text().contains(&expected)
+        })
+        .await;
+    }
+
+    /// Ends [`Cluster::break_queue`].
+    pub fn mend_queue(&self) {
+        self.queue.broken.store(false, Relaxed);
+    }
+
+    /// Used bytes of a shard in the map store.
+    pub async fn used(&self, shard: &str) -> u64 {
+        let entry = self.store.get(&size_path(&shard.parse().unwrap())).await.unwrap().unwrap();
+        let size = Document::parse(&entry.data).unwrap().size();
+        size.value.unwrap().used
+    }
+
+    /// Enables or disables a shard.
+    pub async fn set_read_only(&self, shard: &str, read_only: bool) {
+        let id = shard.parse().unwrap();
+        edit::set_read_only(&*self.store, &id, read_only).await.unwrap();
+        let expected = format!("\"read_only\":{read_only}");
+        crate::support::wait::eventually("the coordinator sees it", Duration::from_secs(10), || async {
+            let map = Request::get(&self.addr, "/-/map").send().await.unwrap().text();
+            map.replace(' ', "").contains(&expected)
+        })
+        .await;
+    }
+
+    /// Requests that the coordinator has taken so far and not answered.
+    pub async fn connections(&self) -> usize {
+        let metrics = Request::get(&self.addr, "/-/metrics").send().await.unwrap().text();
+        let line =
+            metrics.lines().find(|line| line.starts_with("backpack_http_connections{role=\"coordinator\""));
+        let open = line.and_then(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).unwrap_or(0);
+        // The question itself is one of them.
+        open.saturating_sub(1)
+    }
+
+    /// Stops gracefully and waits for the end.
+    pub async fn stop(&mut self) {
+        self.shutdown.begin();
+        self.serving.take().unwrap().await.unwrap();
+    }
+}
+
+/// A queue that can be made to take nothing.
+struct Breakable {
+    inner: Arc<dyn Queue>,
+    broken: AtomicBool,
+}
+
+#[async_trait]
+impl Queue for Breakable {
+    async fn push(&self, tasks: &[Task], delay: Duration) -> Result<(), QueueError> {
+        if self.broken.load(Relaxed) {
+            return Err(QueueError::Unavailable("broken by the test".to_owned()));
+        }
+        self.inner.push(tasks, delay).await
+    }
+    async fn cancel(&self, tasks: &[Task]) -> Result<(), QueueError> {
+        self.inner.cancel(tasks).await
+    }
+    async fn claim(&self, want: &Want, wait: Duration) -> Result<Vec<Claim>, QueueError> {
+        self.inner.claim(want, wait).await
+    }
+    async fn renew(&self, claims: &[Claim]) -> Result<(), QueueError> {
+        self.inner.renew(claims).await
+    }
+    async fn ack(&self, claims: &[Claim]) -> Result<(), QueueError> {
+        self.inner.ack(claims).await
+    }
+    async fn retry(&self, claim: &Claim, delay: Duration) -> Result<(), QueueError> {
+        self.inner.retry(claim, delay).await
+    }
+    async fn release(&self, claim: &Claim, delay: Duration) -> Result<(), QueueError> {
+        self.inner.release(claim, delay).await
+    }
+    async fn bury(&self, claim: &Claim, reason: &str) -> Result<(), QueueError> {
+        self.inner.bury(claim, reason).await
+    }
+    async fn stats(&self) -> Result<QueueStats, QueueError> {
+        self.inner.stats().await
+    }
+    async fn list(&self, filter: &Filter, limit: usize) -> Result<Vec<Listed>, QueueError> {
+        self.inner.list(filter, limit).await
+    }
+    async fn dead(&self, filter: &Filter, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        self.inner.dead(filter, limit).await
+    }
+    async fn redrive(&self, filter: &Filter) -> Result<u64, QueueError> {
+        self.inner.redrive(filter).await
+    }
+    async fn discard(&self, filter: &Filter) -> Result<u64, QueueError> {
+        self.inner.discard(filter).await
+    }
+    async fn pause(&self, target: &ServerId) -> Result<(), QueueError> {
+        self.inner.pause(target).await
+    }
+    async fn resume(&self, target: &ServerId) -> Result<(), QueueError> {
+        self.inner.resume(target).await
+    }
+}

@@ -1,0 +1,254 @@
+//! The real program on a real directory: `kill -9` under load loses nothing that was acknowledged, a stop finishes what
+//! is in flight, misuse is told apart from failure.
+
+mod support;
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::Command,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use support::{
+    daemon::Daemon,
+    http::{Reply, Request},
+    port::free_port,
+    wait::{START_WITHIN, wait_until},
+};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_backpack-node");
+/// Bigger blobs get a file of their own, so that both kinds are written.
+const SMALL: &str = "64kb";
+const BIGGEST: usize = 150_000;
+const WRITERS: usize = 16;
+const KEYS_PER_WRITER: usize = 40;
+const ROUNDS: usize = 3;
+/// Writes acknowledged in a round before the node is killed.
+const ACKNOWLEDGED: usize = 300;
+
+fn start(dir: &Path, port: u16) -> (Daemon, String) {
+    let dir = dir.to_str().unwrap();
+    let node = Daemon::start(PROGRAM, [dir, "127.0.0.1", &port.to_string(), "--small-blob-size", SMALL]);
+    let addr = format!("127.0.0.1:{port}");
+    node.wait_ready(&addr);
+    (node, addr)
+}
+
+/// What a key holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Nothing,
+    /// Bytes made from that seed.
+    Blob(u64),
+    Deleted,
+}
+
+fn bytes(seed: u64) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    // Most blobs are small; one in ten is of any size.
+    let length = if random.u8(..10) == 0 { random.usize(..BIGGEST) } else { random.usize(..4_000) };
+    (0..length).map(|_| random.u8(..)).collect()
+}
+
+fn read(addr: &str, key: &str) -> Reply {
+    Request::get(addr, key).send_blocking().unwrap()
+}
+
+/// Whether the key holds what this state says.
+fn holds(reply: &Reply, state: State) -> bool {
+    match state {
+        State::Nothing => reply.status == 404,
+        State::Deleted => reply.status == 410,
+        State::Blob(seed) => reply.status == 200 && reply.body == bytes(seed),
+    }
+}
+
+/// A key: what was acknowledged last, and what was asked for since.
+#[derive(Clone)]
+struct Slot {
+    key: String,
+    acknowledged: State,
+    asked: Option<State>,
+}
+
+/// Overwrites and deletes the keys until the node is gone.
+fn write_until_gone(addr: &str, slots: &mut [Slot], acknowledged: &AtomicUsize, gone: &AtomicBool) {
+    loop {
+        let slot = &mut slots[fastrand::usize(..slots.len())];
+        let (state, request) = if fastrand::u8(..8) == 0 {
+            (State::Deleted, Request::new("DELETE", addr, &slot.key))
+        } else {
+            let seed = fastrand::u64(..);
+            (State::Blob(seed), Request::put(addr, &slot.key, bytes(seed)))
+        };
+        slot.asked = Some(state);
+        match request.send_blocking() {
+            Ok(reply) => {
+                assert!([201, 204].contains(&reply.status), "{}: {}", reply.status, reply.text());
+                slot.acknowledged = state;
+                slot.asked = None;
+                acknowledged.fetch_add(1, Ordering::SeqCst);
+            }
+            Err(_) => {
+                // Nothing but the kill may break a request.
+                wait_until("the node was killed", START_WITHIN, || gone.load(Ordering::SeqCst));
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn kill_9_under_load_loses_nothing_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, addr) = start(dir.path(), free_port());
+    let slots = |writer: usize| {
+        let slot = |n| Slot { key: format!("/{writer}/{n}"), acknowledged: State::Nothing, asked: None };
+        Mutex::new((0..KEYS_PER_WRITER).map(slot).collect::<Vec<_>>())
+    };
+    let writers: Vec<_> = (0..WRITERS).map(slots).collect();
+    for round in 1..=ROUNDS {
+        let (acknowledged, gone) = (AtomicUsize::new(0), AtomicBool::new(false));
+        thread::scope(|scope| {
+            for slots in &writers {
+                scope.spawn(|| write_until_gone(&addr, &mut slots.lock().unwrap(), &acknowledged, &gone));
+            }
+            let enough = || acknowledged.load(Ordering::SeqCst) >= ACKNOWLEDGED;
+            wait_until("enough is acknowledged", Duration::from_secs(120), enough);
+            gone.store(true, Ordering::SeqCst);
+            node.kill();
+        });
+        node.restart();
+        node.wait_ready(&addr);
+        for slots in &writers {
+            for slot in slots.lock().unwrap().iter_mut() {
+                let reply = read(&addr, &slot.key);
+                let held = [Some(slot.acknowledged), slot.asked];
+                let held = held.into_iter().flatten().find(|state| holds(&reply, *state));
+                let held = held.unwrap_or_else(|| {
+                    let Slot { key, acknowledged, asked } = slot;
+                    let (status, length) = (reply.status, reply.body.len());
+                    panic!("round {round}: {key} was {acknowledged:?}, asked {asked:?}, is {status} {length}")
+                });
+                (slot.acknowledged, slot.asked) = (held, None);
+            }
+        }
+    }
+    let stats: serde_json::Value = serde_json::from_str(&read(&addr, "/stats").text()).unwrap();
+    let held = writers.iter().flat_map(|slots| slots.lock().unwrap().clone());
+    let blobs = held.filter(|slot| matches!(slot.acknowledged, State::Blob(_))).count();
+    assert_eq!((&stats["blobs"], &stats["damaged"]), (&blobs.into(), &0.into()));
+}
+
+#[test]
+fn a_stop_finishes_uploads_and_the_next_start_has_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, addr) = start(dir.path(), free_port());
+    let mut client = TcpStream::connect(&addr).unwrap();
+    client.set_read_timeout(Some(START_WITHIN)).unwrap();
+    let head = "PUT /k HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n";
+    client.write_all(head.as_bytes()).unwrap();
+    client.read_exact(&mut [0; 25]).unwrap();
+    let ended = thread::scope(|scope| {
+        let ended = scope.spawn(|| node.terminate(START_WITHIN));
+        wait_until("nobody is let in", START_WITHIN, || TcpStream::connect(&addr).is_err());
+        client.write_all(b"helloworld").unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+        ended.join().unwrap()
+    });
+    assert!(ended.success(), "{ended}");
+    node.restart();
+    node.wait_ready(&addr);
+    assert_eq!(read(&addr, "/k").text(), "helloworld");
+}
+
+#[test]
+fn misuse_exits_2_and_failure_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().to_str().unwrap();
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let taken = taken.local_addr().unwrap().port().to_string();
+    for (args, code, said) in [
+        (vec![], 2, "<LISTEN_HOST>"),
+        (vec![dir, "127.0.0.1"], 2, "<LISTEN_PORT>"),
+        (vec![dir, "127.0.0.1", "99999"], 2, "99999"),
+        (vec![dir, "127.0.0.1", "0", "--id", "1"], 2, "--zk"),
+        (vec![dir, "127.0.0.1", "0", "--zk", "zk:2181", "--root", "/b"], 2, "--id"),
+        (vec![dir, "127.0.0.1", "0", "--sync", "sometimes"], 2, "always"),
+        (vec![dir, "127.0.0.1", &taken], 1, "listen on 127.0.0.1"),
+        (vec![dir, "127.0.0.1", "0", "--small-blob-size", "1gb"], 1, "at most"),
+        (vec!["/proc/none", "127.0.0.1", "0"], 1, "/proc/none"),
+    ] {
+        let output = Command::new(PROGRAM).args(&args).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+        assert!(text.contains(said), "{args:?}: {text}");
+    }
+    let help = Command::new(PROGRAM).arg("--help").output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&help.stdout)
+            .contains("Examples:\n  backpack-node /var/lib/backpack 127.0.0.1 10001")
+    );
+}
+
+/// Flips a byte of the one file that holds these bytes.
+fn damage(dir: &Path, bytes: &[u8], at: usize) {
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let mut content = std::fs::read(&path).unwrap();
+            if let Some(start) = content.windows(bytes.len()).position(|window| window == bytes) {
+                content[start + at] ^= 1;
+                std::fs::write(path, content).unwrap();
+                return;
+            }
+        }
+    }
+    panic!("no file holds these bytes");
+}
+
+#[test]
+fn damage_on_the_disk_is_never_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, addr) = start(dir.path(), free_port());
+    let small = b"a small blob, packed into a volume".to_vec();
+    let big: Vec<u8> = (0..1_000_000u32).flat_map(u32::to_le_bytes).collect();
+    for (key, bytes) in [("/small", &small), ("/big", &big)] {
+        assert_eq!(Request::put(&addr, key, bytes.clone()).send_blocking().unwrap().status, 201);
+    }
+    assert!(node.terminate(START_WITHIN).success());
+    damage(dir.path(), &small, 7);
+    damage(dir.path(), &big[2_000_000..2_000_064], 0);
+    node.restart();
+    node.wait_ready(&addr);
+
+    let reply = read(&addr, "/small");
+    assert_eq!((reply.status, reply.header("X-Backpack-Damaged")), (404, Some("1")), "{}", reply.text());
+    let cut = Request::get(&addr, "/big").send_blocking();
+    assert!(cut.is_err(), "{:?}", cut.map(|reply| (reply.status, reply.body.len())));
+    let part = Request::get(&addr, "/big").header("Range", "bytes=0-999").send_blocking().unwrap();
+    assert_eq!((part.status, part.body.as_slice()), (206, &big[..1000]));
+    let metrics = read(&addr, "/-/metrics").text();
+    assert!(
+        metrics
+            .lines()
+            .any(|line| line.starts_with("backpack_node_damaged_reads_total{") && line.ends_with(" 2"))
+    );
+
+    assert_eq!(Request::put(&addr, "/small", small.clone()).send_blocking().unwrap().status, 204);
+    assert_eq!(read(&addr, "/small").body, small);
+}

@@ -1,0 +1,180 @@
+//! A real queue that is watched and can be made to fail.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use backpack::{
+    model::{Key, ServerId, Task},
+    queue::{Claim, DeadLetter, Filter, Listed, Queue, QueueError, QueueStats, Want},
+};
+use parking_lot::Mutex;
+
+/// Counts what a replicator does to the queue, and fails on demand.
+pub struct Watched {
+    inner: Arc<dyn Queue>,
+    /// Every call is answered with an error.
+    pub down: AtomicBool,
+    /// Acknowledgements are answered with an error.
+    pub deaf: AtomicBool,
+    /// A retry of this key panics.
+    pub panics: Mutex<Option<Key>>,
+    /// Calls of [`Queue::claim`].
+    pub claims: AtomicUsize,
+    /// Tasks claimed and not yet settled, per target.
+    held: Mutex<HashMap<ServerId, usize>>,
+    /// The most held at once in all.
+    pub most_held: AtomicUsize,
+    /// The most held at once of each target.
+    most_of: Mutex<HashMap<ServerId, usize>>,
+    /// Calls of [`Queue::ack`].
+    pub acks: AtomicUsize,
+    /// Tasks given back uncounted.
+    pub released: AtomicUsize,
+    /// Tasks given back counted.
+    pub retried: AtomicUsize,
+}
+
+impl Watched {
+    pub fn new(inner: Arc<dyn Queue>) -> Self {
+        Self {
+            inner,
+            down: AtomicBool::new(false),
+            deaf: AtomicBool::new(false),
+            panics: Mutex::new(None),
+            claims: AtomicUsize::new(0),
+            held: Mutex::new(HashMap::new()),
+            most_held: AtomicUsize::new(0),
+            most_of: Mutex::new(HashMap::new()),
+            acks: AtomicUsize::new(0),
+            released: AtomicUsize::new(0),
+            retried: AtomicUsize::new(0),
+        }
+    }
+
+    /// The most that was held at once of one target.
+    pub fn most_of(&self, target: &str) -> usize {
+        self.most_of.lock().get(&target.parse().expect("an id")).copied().unwrap_or(0)
+    }
+
+    fn check(&self) -> Result<(), QueueError> {
+        match self.down.load(SeqCst) {
+            true => Err(QueueError::Unavailable("the test says so".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    fn settled(&self, claims: &[Claim]) {
+        let mut held = self.held.lock();
+        for claim in claims {
+            *held.get_mut(&claim.task.to).expect("what is settled was claimed") -= 1;
+        }
+    }
+
+    fn claimed(&self, claims: &[Claim]) {
+        let mut held = self.held.lock();
+        for claim in claims {
+            *held.entry(claim.task.to.clone()).or_default() += 1;
+        }
+        self.most_held.fetch_max(held.values().sum(), SeqCst);
+        let mut most_of = self.most_of.lock();
+        for (target, held) in held.iter() {
+            let most = most_of.entry(target.clone()).or_default();
+            *most = (*most).max(*held);
+        }
+    }
+}
+
+#[async_trait]
+impl Queue for Watched {
+    async fn push(&self, tasks: &[Task], delay: Duration) -> Result<(), QueueError> {
+        self.inner.push(tasks, delay).await
+    }
+
+    async fn cancel(&self, tasks: &[Task]) -> Result<(), QueueError> {
+        self.inner.cancel(tasks).await
+    }
+
+    async fn claim(&self, want: &Want, wait: Duration) -> Result<Vec<Claim>, QueueError> {
+        self.claims.fetch_add(1, SeqCst);
+        self.check()?;
+        let claims = self.inner.claim(want, wait).await?;
+        self.claimed(&claims);
+        Ok(claims)
+    }
+
+    async fn renew(&self, claims: &[Claim]) -> Result<(), QueueError> {
+        self.check()?;
+        self.inner.renew(claims).await
+    }
+
+    async fn ack(&self, claims: &[Claim]) -> Result<(), QueueError> {
+        self.check()?;
+        self.acks.fetch_add(1, SeqCst);
+        if self.deaf.load(SeqCst) {
+            return Err(QueueError::Failed("the test says so".to_owned()));
+        }
+        self.inner.ack(claims).await?;
+        self.settled(claims);
+        Ok(())
+    }
+
+    async fn retry(&self, claim: &Claim, delay: Duration) -> Result<(), QueueError> {
+        self.check()?;
+        let panics = self.panics.lock().as_ref() == Some(&claim.task.key);
+        assert!(!panics, "the test says so");
+        self.retried.fetch_add(1, SeqCst);
+        self.inner.retry(claim, delay).await?;
+        self.settled(std::slice::from_ref(claim));
+        Ok(())
+    }
+
+    async fn release(&self, claim: &Claim, delay: Duration) -> Result<(), QueueError> {
+        self.check()?;
+        self.released.fetch_add(1, SeqCst);
+        self.inner.release(claim, delay).await?;
+        self.settled(std::slice::from_ref(claim));
+        Ok(())
+    }
+
+    async fn bury(&self, claim: &Claim, reason: &str) -> Result<(), QueueError> {
+        self.check()?;
+        self.inner.bury(claim, reason).await?;
+        self.settled(std::slice::from_ref(claim));
+        Ok(())
+    }
+
+    async fn stats(&self) -> Result<QueueStats, QueueError> {
+        self.inner.stats().await
+    }
+
+    async fn list(&self, filter: &Filter, limit: usize) -> Result<Vec<Listed>, QueueError> {
+        self.inner.list(filter, limit).await
+    }
+
+    async fn dead(&self, filter: &Filter, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        self.inner.dead(filter, limit).await
+    }
+
+    async fn redrive(&self, filter: &Filter) -> Result<u64, QueueError> {
+        self.inner.redrive(filter).await
+    }
+
+    async fn discard(&self, filter: &Filter) -> Result<u64, QueueError> {
+        self.inner.discard(filter).await
+    }
+
+    async fn pause(&self, target: &ServerId) -> Result<(), QueueError> {
+        self.inner.pause(target).await
+    }
+
+    async fn resume(&self, target: &ServerId) -> Result<(), QueueError> {
+        self.inner.resume(target).await
+    }
+}

@@ -1,0 +1,221 @@
+//! Figures of the storage engine, beside what the disk gives without it. Not run with the tests: each takes a while
+//! and needs an optimised build to say anything.
+//!
+//! `cargo test --release --test storage_measure -- --ignored --nocapture --test-threads=1`
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use backpack::{
+    model::{Meta, Version},
+    storage::{Engine, Found, NewBlob, Options, Storage, SyncMode},
+};
+use bytes::Bytes;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const BODY: usize = 1024;
+const EACH: Duration = Duration::from_secs(4);
+const BLOBS: u64 = 1_000_000;
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+async fn put(engine: &Engine, n: u64, body: &Bytes) {
+    let key = name(n).parse().unwrap();
+    let length = Some(body.len() as u64);
+    let new = NewBlob { key, version: Version::from_parts(1, 1), meta: Meta::default(), length };
+    let mut writer = engine.create(new).await.unwrap();
+    writer.write(body.clone()).await.unwrap();
+    writer.commit().await.unwrap();
+}
+
+/// 24 bytes, as photo ids are.
+fn name(n: u64) -> String {
+    format!("photos/{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+/// Resident memory of this process in bytes.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+fn raw_appends(dir: &Path, group: usize) -> f64 {
+    let mut file = fs::File::create(dir.join("raw")).unwrap();
+    let bytes = vec![7; BODY * group];
+    let (started, mut done) = (Instant::now(), 0);
+    while started.elapsed() < EACH {
+        file.write_all(&bytes).unwrap();
+        file.sync_data().unwrap();
+        done += group;
+    }
+    done as f64 / started.elapsed().as_secs_f64()
+}
+
+async fn durable_puts(dir: &Path, writers: u64, sync: SyncMode) -> f64 {
+    let engine = Engine::open(dir, Options { sync, ..Options::default() }).unwrap();
+    let (next, body) = (Arc::new(AtomicU64::new(0)), Bytes::from(vec![7; BODY]));
+    let started = Instant::now();
+    let tasks = (0..writers).map(|_| {
+        let (engine, next, body) = (engine.clone(), next.clone(), body.clone());
+        tokio::spawn(async move {
+            while started.elapsed() < EACH {
+                put(&engine, next.fetch_add(1, Ordering::Relaxed), &body).await;
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    next.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64()
+}
+
+#[test]
+#[ignore = "measures"]
+fn durable_puts_beside_raw_appends() {
+    for round in 1..=2 {
+        for count in [1, 16, 64] {
+            let dir = tempfile::tempdir().unwrap();
+            let raw = raw_appends(dir.path(), count as usize);
+            let group = runtime().block_on(durable_puts(&dir.path().join("group"), count, SyncMode::Group));
+            println!(
+                "round {round}, {count} writers: engine {group:.0}/s, raw append + fdatasync per {count} {raw:.0}/s"
+            );
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let never = runtime().block_on(durable_puts(dir.path(), 64, SyncMode::Never));
+    println!("64 writers, no sync: {never:.0}/s");
+}
+
+async fn load(engine: &Arc<Engine>) {
+    let body = Bytes::from(vec![7; BODY]);
+    let tasks = (0..64).map(|task| {
+        let (engine, body) = (engine.clone(), body.clone());
+        tokio::spawn(async move {
+            for n in (task..BLOBS).step_by(64) {
+                put(&engine, n, &body).await;
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+}
+
+async fn reads(engine: &Arc<Engine>, tasks: u64) -> f64 {
+    let (done, started) = (Arc::new(AtomicU64::new(0)), Instant::now());
+    let tasks = (0..tasks).map(|task| {
+        let (engine, done) = (engine.clone(), done.clone());
+        tokio::spawn(async move {
+            let mut random = fastrand::Rng::with_seed(task);
+            while started.elapsed() < EACH {
+                for _ in 0..100 {
+                    let key = name(random.u64(0..BLOBS)).parse().unwrap();
+                    let Some(Found::Blob(blob)) = engine.open(&key).await.unwrap() else { panic!("{key}") };
+                    assert_eq!(blob.read(0, blob.info().length).await.unwrap().len(), BODY);
+                }
+                done.fetch_add(100, Ordering::Relaxed);
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64()
+}
+
+#[test]
+#[ignore = "measures"]
+fn a_million_blobs() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || Options { sync: SyncMode::Never, ..Options::default() };
+    let engine = Engine::open(dir.path(), options()).unwrap();
+    let started = Instant::now();
+    runtime().block_on(load(&engine));
+    println!("loaded without sync: {:.0}/s", BLOBS as f64 / started.elapsed().as_secs_f64());
+    runtime().block_on(engine.close()).unwrap();
+    drop(engine);
+
+    print_memory(dir.path());
+    let started = Instant::now();
+    let engine = Engine::open(dir.path(), options()).unwrap();
+    let opened = started.elapsed();
+    let usage = engine.usage();
+    assert_eq!(usage.blobs, BLOBS);
+    println!(
+        "opened after a clean stop: {opened:.2?}, {} blobs, {} bytes on the disk",
+        usage.blobs, usage.disk_bytes
+    );
+    let overhead = usage.disk_bytes - (1 << 20) - BLOBS * (BODY as u64 + 23);
+    println!("disk per blob beside key and data: {:.1} bytes", overhead as f64 / BLOBS as f64);
+    for tasks in [1, 2, 64] {
+        let rate = runtime().block_on(reads(&engine, tasks));
+        println!("warm reads, {tasks} tasks: {rate:.0}/s");
+    }
+    let started = Instant::now();
+    let page = runtime().block_on(engine.list("", None, 1000)).unwrap();
+    println!("a page of {} keys: {:.2?}", page.len(), started.elapsed());
+    drop(engine);
+
+    // As after a crash: the whole last volume is to be verified.
+    fs::remove_file(dir.path().join("CLEAN")).unwrap();
+    let started = Instant::now();
+    let engine = Engine::open(dir.path(), options()).unwrap();
+    println!("opened without a clean point: {:.2?}", started.elapsed());
+    drop(engine);
+    raw_reads(dir.path());
+}
+
+/// Tells the process that is started for [`opened_in_a_new_process`] which directory to open.
+const CHILD_DIR: &str = "STORAGE_MEASURE_DIR";
+
+/// In a process that did nothing before, so that no memory is used again.
+fn print_memory(dir: &Path) {
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "opened_in_a_new_process", "--ignored", "--nocapture"]).env(CHILD_DIR, dir);
+    let output = child.output().unwrap().stdout;
+    let lines = String::from_utf8(output).unwrap();
+    lines.lines().filter(|line| line.contains("memory")).for_each(|line| println!("{line}"));
+}
+
+#[test]
+#[ignore = "measures, started by a_million_blobs"]
+fn opened_in_a_new_process() {
+    let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
+    let before = resident();
+    let engine = Engine::open(dir, Options::default()).unwrap();
+    let blobs = engine.usage().blobs as f64;
+    let (index, process) = (engine.index_bytes() as f64, (resident() - before) as f64);
+    println!("memory per blob: index {:.1} bytes, process {:.1} bytes", index / blobs, process / blobs);
+}
+
+/// What the same reads cost without the engine.
+fn raw_reads(dir: &Path) {
+    let file = fs::File::open(dir.join("volumes/00000001.vol")).unwrap();
+    let length = file.metadata().unwrap().len() - 2 * BODY as u64;
+    let mut random = fastrand::Rng::with_seed(1);
+    let (started, mut done) = (Instant::now(), 0_u64);
+    while started.elapsed() < EACH {
+        for _ in 0..1000 {
+            let mut buffer = vec![0; BODY + 63];
+            file.read_exact_at(&mut buffer, random.u64(0..length)).unwrap();
+            assert!(buffer.len() > BODY);
+        }
+        done += 1000;
+    }
+    println!("raw pread of as many bytes, 1 thread: {:.0}/s", done as f64 / started.elapsed().as_secs_f64());
+}

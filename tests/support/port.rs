@@ -1,0 +1,47 @@
+//! Free TCP ports on loopback, each given to one test only.
+
+use std::{
+    fs::{self, File},
+    net::{Ipv4Addr, TcpListener},
+    ops::Range,
+    sync::Mutex,
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// Below the range from which the kernel takes the ports of outgoing connections (32768 and up), so that a port stays
+/// free while its server is restarted.
+const PORTS: Range<u16> = 20_000..32_000;
+
+/// Locks of the ports this process has taken; held until it ends, so that tests that run side by side, in this process
+/// or in another, never get the same one.
+static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
+
+/// A port on 127.0.0.1 that nobody listens on and no other running test has been given.
+pub fn free_port() -> u16 {
+    free_ports(&[0])
+}
+
+/// A base for ports at these distances above it, each of them free as with [`free_port`].
+pub fn free_ports(distances: &[u16]) -> u16 {
+    let farthest = distances.iter().max().expect("at least one port is wanted");
+    let bases = PORTS.start..PORTS.end - farthest;
+    for _ in 0..PORTS.len() {
+        let base = fastrand::u16(bases.clone());
+        let locks: Option<Vec<File>> = distances.iter().map(|distance| take(base + distance)).collect();
+        if let Some(locks) = locks {
+            TAKEN.lock().unwrap().extend(locks);
+            return base;
+        }
+    }
+    panic!("no free ports in {PORTS:?}");
+}
+
+/// The lock of a port, if the port is free.
+fn take(port: u16) -> Option<File> {
+    let folder = std::env::temp_dir().join("backpack-test-ports");
+    fs::create_dir_all(&folder).expect("make the folder of port locks");
+    let lock = File::create(folder.join(port.to_string())).expect("open the lock of a port");
+    let ours = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+    (ours && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()).then_some(lock)
+}
