@@ -456,12 +456,17 @@ async fn a_post_without_a_key_gets_one() {
 async fn a_stop_finishes_the_uploads_in_flight() {
     let mut cluster = Cluster::start(&[&[Member::Node]]).await;
     let addr = cluster.addr.clone();
+    let (begun, is_begun) = tokio::sync::oneshot::channel();
     let slow = tokio::task::spawn_blocking(move || {
         use std::io::{Read, Write};
         let mut stream = std::net::TcpStream::connect(addr).unwrap();
-        stream
-            .write_all(b"PUT /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 20\r\n\r\n")
-            .unwrap();
+        let head = "PUT /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 20\r\n\
+                    Expect: 100-continue\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut go_on = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+        stream.read_exact(&mut go_on).unwrap();
+        assert!(go_on.starts_with(b"HTTP/1.1 100"), "{}", go_on.escape_ascii());
+        begun.send(()).unwrap();
         for _ in 0..10 {
             stream.write_all(b"ab").unwrap();
             std::thread::sleep(Duration::from_millis(50));
@@ -470,7 +475,7 @@ async fn a_stop_finishes_the_uploads_in_flight() {
         stream.read_to_string(&mut answer).unwrap();
         answer
     });
-    eventually("the upload is on its way", WITHIN, || async { cluster.connections().await >= 1 }).await;
+    is_begun.await.unwrap();
     cluster.stop().await;
     let answer = slow.await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

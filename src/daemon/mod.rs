@@ -3,17 +3,20 @@
 //! - [`shutdown`]: stop as a value that is passed
 //! - [`backoff`]: how long to wait before the next try
 //! - [`clock`]: wall-clock milliseconds, and versions that never go back
+//! - [`lock`]: a file that one process at a time has
 //! - [`program`]: the body of every `main`
 //! - [`secret`]: passwords from the environment or a file, never from the command line
 
 pub mod backoff;
 pub mod clock;
+pub mod lock;
 pub mod program;
 pub mod secret;
 pub mod shutdown;
 
 pub use backoff::Backoff;
 pub use clock::{VersionClock, unix_ms};
+pub use lock::LockedFile;
 pub use shutdown::Shutdown;
 
 /// Chooses the process's TLS implementation. Two drivers bring one each, and rustls panics at the first connection unless

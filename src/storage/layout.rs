@@ -17,11 +17,13 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::options::OpenError;
-use crate::{daemon::unix_ms, model::Version};
+use crate::{
+    daemon::{LockedFile, unix_ms},
+    model::Version,
+};
 
 const FORMAT_NAME: &str = "backpack-storage";
 /// Of the whole directory. A greater one is refused.
@@ -61,7 +63,7 @@ pub struct Layout {
     pub hash_seed: u64,
     /// Folders of whole files that are known to be durable.
     durable_folders: [AtomicBool; BLOB_FOLDERS as usize],
-    _lock: File,
+    _lock: LockedFile,
 }
 
 impl Layout {
@@ -195,7 +197,7 @@ impl Layout {
     }
 }
 
-fn lock(root: &Path) -> Result<File, OpenError> {
+fn lock(root: &Path) -> Result<LockedFile, OpenError> {
     let context = || format!("lock {}", root.display());
     let file = File::options()
         .create(true)
@@ -203,11 +205,7 @@ fn lock(root: &Path) -> Result<File, OpenError> {
         .write(true)
         .open(root.join(LOCK))
         .map_err(OpenError::io(context()))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked(root.into())),
-        Err(error) => Err(OpenError::Io { context: context(), source: error.into() }),
-    }
+    LockedFile::try_new(file).map_err(OpenError::io(context()))?.ok_or_else(|| OpenError::Locked(root.into()))
 }
 
 /// Without a marker there may be nothing in it but what we leave behind when a first start is cut short, and what

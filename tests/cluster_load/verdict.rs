@@ -70,12 +70,8 @@ impl Record {
     pub fn assert_readable(&self, cluster: &Cluster) {
         let single = |history: &History<'_>| !history.last.overwrites;
         self.check_each(single, |history| {
-            let place = format!("{}:{}", history.shard, history.key);
-            let reply = wait_for(&format!("{place} can be read"), NGINX_FORGIVES_WITHIN, || {
-                let reply = cluster.read(history.shard, history.key);
-                (reply.status == 200).then_some(reply)
-            });
-            assert!(reply.body == history.last.bytes(), "{place} has other bytes");
+            let reply = history.read(cluster);
+            assert!(reply.body == history.last.bytes(), "{} has other bytes", history.place());
         });
     }
 
@@ -85,11 +81,11 @@ impl Record {
         self.check_each(
             |_| true,
             |history| {
-                let place = format!("{}:{}", history.shard, history.key);
+                let place = history.place();
                 for (server, reply) in cluster.copies(history.shard, history.key) {
                     history.check(&reply, &format!("{place} on server {server}"));
                 }
-                history.check(&cluster.read(history.shard, history.key), &format!("{place} through nginx"));
+                history.check(&history.read(cluster), &format!("{place} through nginx"));
             },
         );
     }
@@ -144,6 +140,18 @@ impl Record {
 }
 
 impl History<'_> {
+    fn place(&self) -> String {
+        format!("{}:{}", self.shard, self.key)
+    }
+
+    /// Through nginx.
+    fn read(&self, cluster: &Cluster) -> Reply {
+        wait_for(&format!("{} can be read", self.place()), NGINX_FORGIVES_WITHIN, || {
+            let reply = cluster.read(self.shard, self.key);
+            (reply.status == 200).then_some(reply)
+        })
+    }
+
     fn check(&self, reply: &Reply, place: &str) {
         assert_eq!(reply.status, 200, "{place}");
         let version = reply.header("x-backpack-version").expect("our own nodes say the version");

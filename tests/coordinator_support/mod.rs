@@ -207,16 +207,6 @@ impl Cluster {
         .await;
     }
 
-    /// Requests that the coordinator has taken so far and not answered.
-    pub async fn connections(&self) -> usize {
-        let metrics = Request::get(&self.addr, "/-/metrics").send().await.unwrap().text();
-        let line =
-            metrics.lines().find(|line| line.starts_with("backpack_http_connections{role=\"coordinator\""));
-        let open = line.and_then(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).unwrap_or(0);
-        // The question itself is one of them.
-        open.saturating_sub(1)
-    }
-
     /// Stops gracefully and waits for the end.
     pub async fn stop(&mut self) {
         self.shutdown.begin();

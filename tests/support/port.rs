@@ -1,21 +1,22 @@
 //! Free TCP ports on loopback, each given to one test only.
 
 use std::{
-    fs::{self, File},
     net::{Ipv4Addr, TcpListener},
     ops::Range,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener},
+    },
     sync::Mutex,
 };
-
-use rustix::fs::{FlockOperation, flock};
 
 /// Below the range from which the kernel takes the ports of outgoing connections (32768 and up), so that a port stays
 /// free while its server is restarted.
 const PORTS: Range<u16> = 20_000..32_000;
 
 /// Locks of the ports this process has taken; held until it ends, so that tests that run side by side, in this process
-/// or in another, never get the same one.
-static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
+/// or in another, never get the same one. A lock is an abstract socket: it leaves no file behind.
+static TAKEN: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
 
 /// A port on 127.0.0.1 that nobody listens on and no other running test has been given.
 pub fn free_port() -> u16 {
@@ -28,7 +29,8 @@ pub fn free_ports(distances: &[u16]) -> u16 {
     let bases = PORTS.start..PORTS.end - farthest;
     for _ in 0..PORTS.len() {
         let base = fastrand::u16(bases.clone());
-        let locks: Option<Vec<File>> = distances.iter().map(|distance| take(base + distance)).collect();
+        let locks: Option<Vec<UnixListener>> =
+            distances.iter().map(|distance| take(base + distance)).collect();
         if let Some(locks) = locks {
             TAKEN.lock().unwrap().extend(locks);
             return base;
@@ -38,10 +40,8 @@ pub fn free_ports(distances: &[u16]) -> u16 {
 }
 
 /// The lock of a port, if the port is free.
-fn take(port: u16) -> Option<File> {
-    let folder = std::env::temp_dir().join("backpack-test-ports");
-    fs::create_dir_all(&folder).expect("make the folder of port locks");
-    let lock = File::create(folder.join(port.to_string())).expect("open the lock of a port");
-    let ours = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
-    (ours && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()).then_some(lock)
+fn take(port: u16) -> Option<UnixListener> {
+    let name = SocketAddr::from_abstract_name(format!("backpack-test-port-{port}")).expect("a short name");
+    let lock = UnixListener::bind_addr(&name).ok()?;
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok().then_some(lock)
 }

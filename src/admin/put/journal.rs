@@ -21,7 +21,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use crate::model::{Checksum, Key, ShardId, Version};
+use crate::{
+    daemon::LockedFile,
+    model::{Checksum, Key, ShardId, Version},
+};
 
 /// A longer line is none of ours: a path has at most 4,096 bytes, of which JSON makes at most six each.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
@@ -129,7 +132,7 @@ fn hash_upload(state: &FileState, key: &Key) -> u128 {
 
 /// A journal that is written; locked against a second run.
 pub(super) struct Journal {
-    file: File,
+    file: LockedFile,
     path: PathBuf,
 }
 
@@ -144,8 +147,12 @@ impl Journal {
             .create(true)
             .open(path)
             .with_context(|| format!("open the journal {name} (--journal FILE chooses another place)"))?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .with_context(|| format!("lock the journal {name}: is another upload using it?"))?;
+        let Some(file) = LockedFile::try_new(file).with_context(|| format!("lock the journal {name}"))?
+        else {
+            bail!(
+                "another upload is using the journal {name}; wait for its end, or give --journal FILE another one"
+            );
+        };
         let copy = file.try_clone().with_context(|| format!("read the journal {name}"))?;
         let mut lines = Lines::new(copy, path)?;
         let mut done = Done::default();
@@ -166,7 +173,7 @@ impl Journal {
         let name = self.path.display();
         let mut line = serde_json::to_vec(entry).with_context(|| format!("write the journal {name}"))?;
         line.push(b'\n');
-        self.file.write_all(&line).with_context(|| format!("write the journal {name}"))
+        (&*self.file).write_all(&line).with_context(|| format!("write the journal {name}"))
     }
 
     /// Makes sure that it survives a power cut.
