@@ -129,7 +129,9 @@ wait_for nginx bash -c "exec 3<>/dev/tcp/127.0.0.1/$NGINX_PORT"
 
 echo "# An upload, and its reads"
 echo 'Hello, Backpack!' >"$WORK/hello.txt"
-UPLOADED=$(show curl -fsS -T "$WORK/hello.txt" "http://127.0.0.1:${COORDINATOR_PORTS[0]}/hi.txt" | tee /dev/stderr | tail -n 1)
+UPLOADED=$(show curl -fsS -T "$WORK/hello.txt" "http://127.0.0.1:${COORDINATOR_PORTS[0]}/hi.txt")
+echo "$UPLOADED"
+UPLOADED=${UPLOADED##*$'\n'}
 [ "$UPLOADED" = '{"shard_id":"1"}' ] || fail "the upload answered $UPLOADED"
 for port in "${NODE_PORTS[0]}" "${NODE_PORTS[3]}"; do
   wait_for "the copy on port $port" curl -fsS "http://127.0.0.1:$port/hi.txt"

@@ -6,6 +6,7 @@ mod support;
 
 use std::time::Duration;
 
+use backpack::{daemon::unix_ms, model::Version};
 use coordinator_support::{Cluster, Member};
 use support::{
     http::{Request, exchange},
@@ -29,12 +30,13 @@ async fn an_upload_answers_what_the_original_answers_and_more() {
     assert_eq!(reply.header("location"), Some("/1:hi.txt"));
     let version = reply.header("x-backpack-version").unwrap();
     assert_eq!(reply.header("etag"), Some(format!("\"{version}\"").as_str()));
-    let read = Request::get(&cluster.addr, "/1:hi.txt").send().await.unwrap();
-    assert_eq!((read.status, read.body.as_slice()), (200, b"hello".as_slice()));
-    assert_eq!(read.header("x-backpack-version"), Some(version));
     let tasks = cluster.tasks().await;
     assert_eq!(tasks.len(), 1);
     assert_eq!(tasks[0].version.unwrap().to_string(), version);
+    // A read that meets the server without it asks for a repair, another task.
+    let read = Request::get(&cluster.addr, "/1:hi.txt").send().await.unwrap();
+    assert_eq!((read.status, read.body.as_slice()), (200, b"hello".as_slice()));
+    assert_eq!(read.header("x-backpack-version"), Some(version));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,18 +58,25 @@ async fn chunked_empty_and_large_bodies_arrive_whole() {
         .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn bodies_of_unknown_length_reach_the_originals_node_with_one() {
-    let cluster = Cluster::start(&[&[Member::Original, Member::Original]]).await;
-    let blob = body(3 << 20);
+/// An upload of a body of unknown length.
+fn chunked(key: &str, blob: &[u8]) -> Vec<u8> {
     let mut request =
-        b"PUT /c HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+        format!("PUT {key} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .into_bytes();
     for chunk in blob.chunks(100_000) {
         request.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
         request.extend(chunk);
         request.extend(b"\r\n");
     }
     request.extend(b"0\r\n\r\n");
+    request
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_of_unknown_length_reach_the_originals_node_with_one() {
+    let cluster = Cluster::start(&[&[Member::Original, Member::Original]]).await;
+    let blob = body(3 << 20);
+    let request = chunked("/c", &blob);
     for _ in 0..2 {
         // The first of them learns that the servers want a length; small bodies are replayed, large ones spooled.
         let answer = exchange(&cluster.addr, &request, WITHIN).unwrap();
@@ -78,6 +87,21 @@ async fn bodies_of_unknown_length_reach_the_originals_node_with_one() {
     let answer = exchange(&cluster.addr, &request, WITHIN).unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
     assert_eq!(cluster.get("/1:c").await, blob);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_kept_for_its_length_gets_no_more_room_than_there_is() {
+    let cluster = Cluster::start_with(&[(&[Member::Original], 2 << 20)]).await;
+    for _ in 0..2 {
+        let answer = exchange(&cluster.addr, &chunked("/large", &body(3 << 20)), WITHIN).unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 507"), "{answer}");
+    }
+    assert_eq!(Request::get(&cluster.addr, "/1:large").send().await.unwrap().status, 404);
+    assert_eq!(
+        exchange(&cluster.addr, &chunked("/small", &body(1 << 20)), WITHIN).unwrap()[..12],
+        *b"HTTP/1.1 200"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -352,6 +376,69 @@ async fn a_delete_leaves_tombstones_and_answers_gone() {
         assert_eq!(Request::get(node, "/d").send().await.unwrap().status, 410);
     }
     eventually("the bytes are given back", WITHIN, || async { cluster.used("1").await == 0 }).await;
+}
+
+/// A blob in shard 1 that came by a coordinator whose clock is ahead.
+async fn put_from_the_future(cluster: &Cluster, key: &str, ahead: Duration) -> Version {
+    let version = Version::from_parts(unix_ms() + ahead.as_millis() as u64, 7);
+    for node in &cluster.nodes {
+        let put =
+            Request::put(node, key, b"older".to_vec()).header("x-backpack-version", &version.to_string());
+        assert_eq!(put.send().await.unwrap().status, 201);
+    }
+    version
+}
+
+const AN_HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledged_write_is_the_newest_though_another_coordinators_clock_is_ahead() {
+    for level in ["one", "all"] {
+        let cluster = Cluster::start(&[&[Member::Node, Member::Node]]).await;
+        let held = put_from_the_future(&cluster, "/k", AN_HOUR).await;
+        let put = cluster.put("/k", body(500)).header("x-backpack-write", level).send().await.unwrap();
+        assert_eq!(put.status, 200, "{}", put.text());
+        let version: Version = put.header("x-backpack-version").unwrap().parse().unwrap();
+        assert!(version > held);
+        let copies = if level == "one" { 1 } else { 2 };
+        let tasks = cluster.tasks().await.into_iter().filter(|task| task.version == Some(version)).count();
+        assert_eq!(tasks, 2 - copies);
+        let mut have = 0;
+        for node in &cluster.nodes {
+            have += usize::from(Request::get(node, "/k").send().await.unwrap().body == body(500));
+        }
+        assert_eq!(have, copies);
+
+        put_from_the_future(&cluster, "/d", 2 * AN_HOUR).await;
+        let delete = Request::new("DELETE", &cluster.addr, "/1:d").header("x-backpack-write", level);
+        assert_eq!(delete.send().await.unwrap().status, 204);
+        if level == "all" {
+            assert_eq!(Request::get(&cluster.addr, "/1:d").send().await.unwrap().status, 410);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_cannot_begin_again_says_that_a_newer_version_is_there() {
+    let cluster = Cluster::start(&[&[Member::Node]]).await;
+    put_from_the_future(&cluster, "/k", AN_HOUR).await;
+    let large = body(3 << 20);
+    let put = cluster.put("/k", large.clone()).send().await.unwrap();
+    assert_eq!(put.status, 409, "{}", put.text());
+    assert_eq!(cluster.get("/1:k").await, b"older");
+    // It knows of the other clock now.
+    assert_eq!(cluster.put("/k", large.clone()).send().await.unwrap().status, 200);
+    assert_eq!(cluster.get("/1:k").await, large);
+
+    put_from_the_future(&cluster, "/far", 48 * AN_HOUR).await;
+    let put = cluster.put("/far", body(10)).send().await.unwrap();
+    assert_eq!(put.status, 409, "{}", put.text());
+    assert!(put.text().contains("clocks"), "{}", put.text());
+    let delete = Request::new("DELETE", &cluster.addr, "/1:far").send().await.unwrap();
+    assert_eq!(delete.status, 409, "{}", delete.text());
+    assert_eq!(cluster.get("/1:far").await, b"older");
+    // Other keys have nothing to do with it.
+    assert_eq!(cluster.put("/other", body(10)).send().await.unwrap().status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

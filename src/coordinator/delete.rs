@@ -8,7 +8,7 @@ use super::{
     Coordinator,
     error::{RequestError, Tried},
     placement,
-    upload::text,
+    upload::{MAX_VERSIONS_TRIED, text},
 };
 use crate::{
     client::ServerError,
@@ -22,6 +22,7 @@ struct Delete<'a> {
     shard: &'a Shard,
     key: &'a Key,
     version: Version,
+    versions_tried: usize,
     id: &'a RequestId,
     done: Vec<ServerId>,
     failed: Tried,
@@ -55,6 +56,7 @@ impl Coordinator {
                 shard: &shard,
                 key: &key,
                 version,
+                versions_tried: 1,
                 id: &id,
                 done: Vec::new(),
                 failed: Tried::default(),
@@ -77,7 +79,10 @@ impl Delete<'_> {
         let mut rest = servers.iter();
         while self.done.len() < wanted {
             let Some(server) = rest.next() else { break };
-            self.delete_on(coordinator, server).await;
+            if let Err(held) = self.delete_on(coordinator, server).await {
+                self.outrun(coordinator, held)?;
+                rest = servers.iter();
+            }
         }
         if self.done.is_empty() {
             return Err(self.nothing_done());
@@ -85,7 +90,8 @@ impl Delete<'_> {
         coordinator.usage.add(&self.shard.id, -i64::try_from(self.freed).unwrap_or(i64::MAX));
         if let Err(why) = coordinator.push(&self.tasks()).await {
             for server in rest {
-                self.delete_on(coordinator, server).await;
+                // Where a newer version stays, it is not done.
+                let _ = self.delete_on(coordinator, server).await;
             }
             if self.done.len() < self.shard.servers.len() {
                 return Err(RequestError::NotSafe(why));
@@ -97,11 +103,27 @@ impl Delete<'_> {
         Ok(self.answer())
     }
 
-    async fn delete_on(&mut self, coordinator: &Coordinator, server: &Server) {
+    /// A newer version came in between: begins again with a version beyond that one.
+    fn outrun(&mut self, coordinator: &Coordinator, held: Version) -> Result<(), RequestError> {
+        coordinator.follow(held);
+        if self.versions_tried == MAX_VERSIONS_TRIED {
+            return Err(RequestError::Superseded { held });
+        }
+        self.versions_tried += 1;
+        self.version = coordinator.clock.next();
+        self.done.clear();
+        Ok(())
+    }
+
+    /// The error is the newer version that the server keeps. A server that fails is noted.
+    async fn delete_on(&mut self, coordinator: &Coordinator, server: &Server) -> Result<(), Version> {
         match coordinator.servers.delete(server, self.key, self.version, self.id).await {
             Ok(deleted) => {
                 coordinator.fleet.succeeded(&server.id);
                 self.freed = self.freed.max(deleted.replaced);
+                if let Some(held) = deleted.version.filter(|held| *held > self.version) {
+                    return Err(held);
+                }
                 self.done.push(server.id.clone());
             }
             Err(error) => {
@@ -111,6 +133,7 @@ impl Delete<'_> {
                 self.failed.0.push((server.clone(), error));
             }
         }
+        Ok(())
     }
 
     fn nothing_done(self) -> RequestError {

@@ -8,7 +8,7 @@ use super::source::SourceError;
 use crate::{
     client::ServerError,
     http::{Answer, error as error_answer},
-    model::{ServerId, ShardId},
+    model::{ServerId, ShardId, Version},
 };
 
 /// Seconds after which a refused upload is worth another try: a restarted server or a repaired map is back by then.
@@ -68,6 +68,14 @@ pub enum RequestError {
     /// No server of the shard can delete (501): only nodes of the original.
     #[error("no server of the shard can delete: {0}")]
     CannotDelete(Tried),
+    /// Newer versions came in between, each time (409). Nothing of this request stays.
+    #[error(
+        "the key has version {held}, newer than any this coordinator gives; send it again, and see that the clocks agree"
+    )]
+    Superseded {
+        /// What is there instead.
+        held: Version,
+    },
     /// The shard does not exist (404).
     #[error("there is no shard {0}")]
     UnknownShard(ShardId),
@@ -126,6 +134,7 @@ impl RequestError {
             Self::BrokenOff { .. } | Self::WrongBytes => StatusCode::BAD_GATEWAY,
             Self::CannotDelete(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Precondition => StatusCode::PRECONDITION_FAILED,
+            Self::Superseded { .. } => StatusCode::CONFLICT,
             Self::UnknownShard(_) | Self::Missing(_) => StatusCode::NOT_FOUND,
         }
     }

@@ -113,7 +113,7 @@ impl<'a> Fanout<'a> {
         let mut candidates = VecDeque::from(candidates);
         let mut running = Running::default();
         loop {
-            self.fill(source, &mut candidates, needed, &mut running).await?;
+            self.fill(source, &mut candidates, needed, reservation, &mut running).await?;
             if running.puts.is_empty() {
                 break;
             }
@@ -147,7 +147,12 @@ impl<'a> Fanout<'a> {
     }
 
     async fn conclude(&self, source: &Source, reached: Reached) -> Result<Reached, ShardFailure> {
-        if reached.stored.iter().any(|(_, stored)| self.is_wrong(stored, source)) {
+        if let Some(held) = reached.stored.iter().filter_map(|(_, stored)| stored.version).max()
+            && held > self.blob.version
+        {
+            return Err(RequestError::Superseded { held }.into());
+        }
+        if reached.stored.iter().any(|(_, stored)| is_wrong(stored, source)) {
             self.undo(&reached).await;
             return Err(RequestError::WrongBytes.into());
         }
@@ -161,12 +166,6 @@ impl<'a> Fanout<'a> {
             return Err(ShardFailure::Elsewhere(reached.failed));
         }
         Err(RequestError::BrokenOff { sent: source.length(), tried: reached.failed }.into())
-    }
-
-    /// Our own nodes say what they received. A node that already had a newer version stored nothing.
-    fn is_wrong(&self, stored: &Stored, source: &Source) -> bool {
-        let superseded = stored.version.is_some_and(|held| held > self.blob.version);
-        !superseded && stored.checksum.is_some_and(|received| received != source.checksum())
     }
 
     /// Takes a blob of wrong bytes back wherever it went. Nobody was told of this version.
@@ -184,6 +183,7 @@ impl<'a> Fanout<'a> {
         source: &mut Source,
         candidates: &mut VecDeque<Arc<Server>>,
         needed: usize,
+        reservation: &mut Reservation,
         running: &mut Running<'a>,
     ) -> Result<(), ShardFailure> {
         loop {
@@ -202,6 +202,9 @@ impl<'a> Fanout<'a> {
                 break;
             }
             source.spool(self.spool_dir).await?;
+            if !reservation.grow_to(source.length()) {
+                return Err(no_room(source));
+            }
             candidates.extend(running.want_length.drain(..));
         }
         // Those that want a length get their copies from the others, which costs no level.
@@ -269,6 +272,11 @@ impl<'a> Fanout<'a> {
             }
         }
     }
+}
+
+/// Our own nodes say what they received.
+fn is_wrong(stored: &Stored, source: &Source) -> bool {
+    stored.checksum.is_some_and(|received| received != source.checksum())
 }
 
 /// A body of unknown length outgrew the shard: elsewhere there may be room.

@@ -195,6 +195,7 @@ impl Coordinator {
     }
 
     async fn watch_queue(self: Arc<Self>, shutdown: Shutdown, ready: Condition) {
+        let mut gauges = stats::Gauges::default();
         loop {
             let stats = tokio::time::timeout(finish::QUEUE_DEADLINE, self.queue.stats()).await;
             let stats =
@@ -202,7 +203,7 @@ impl Coordinator {
             ready.set(stats.as_ref().map(|_| ()).map_err(Clone::clone));
             let map = self.view.map();
             let used = |id: &_| map.shards.get(id).map_or(0, |shard| self.usage.used(shard));
-            stats::set_gauges(&map, stats.as_ref().ok(), used);
+            gauges.set(&map, stats.as_ref().ok(), used);
             let pause = if stats.is_ok() { LOOK_AT_QUEUE_EVERY } else { LOOK_AT_LOST_QUEUE_EVERY };
             self.totals.see_queue(stats);
             if !shutdown.sleep(pause).await {

@@ -1,10 +1,12 @@
 //! What the coordinator says of itself: `/stats` with the original's fields, gauges, and the totals behind both.
 
 use std::{
+    collections::HashSet,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Instant,
 };
 
+use metrics::gauge;
 use parking_lot::RwLock;
 use serde::Serialize;
 
@@ -128,41 +130,72 @@ impl Stats {
     }
 }
 
-/// Sets the gauges of the map and the queue. Labels are ids of shards and servers: as many as the map has.
-pub(super) fn set_gauges(map: &ClusterMap, queue: Option<&QueueStats>, used: impl Fn(&ShardId) -> u64) {
-    use metrics::gauge;
-    for shard in map.shards.values() {
-        let capacity = shard.size.map_or(0, |size| size.capacity);
-        let id = shard.id.to_string();
-        gauge!("backpack_shard_capacity_bytes", "shard" => id.clone()).set(capacity as f64);
-        gauge!("backpack_shard_used_bytes", "shard" => id.clone()).set(used(&shard.id) as f64);
-        gauge!("backpack_shard_writable", "shard" => id).set(if shard.is_writable() { 1.0 } else { 0.0 });
-    }
-    let Some(queue) = queue else {
-        // Without an answer nothing is known of tasks, but that no server is up.
-        for server in map.queue.iter().flat_map(|queue| &queue.servers) {
-            gauge!("backpack_queue_server_up", "server" => server.to_string()).set(0.0);
+/// The gauges of the map and the queue. Labels are ids of shards and servers: as many as the map has.
+#[derive(Default)]
+pub(super) struct Gauges {
+    /// Name, label and value of the label of those that were set last. The recorder keeps each for ever; that of a shard
+    /// or server that is gone falls to zero.
+    labelled: HashSet<(&'static str, &'static str, String)>,
+}
+
+impl Gauges {
+    /// `queue` is `None` while it does not answer.
+    pub(super) fn set(
+        &mut self,
+        map: &ClusterMap,
+        queue: Option<&QueueStats>,
+        used: impl Fn(&ShardId) -> u64,
+    ) {
+        let before = std::mem::take(&mut self.labelled);
+        for shard in map.shards.values() {
+            let capacity = shard.size.map_or(0, |size| size.capacity);
+            self.labelled("backpack_shard_capacity_bytes", "shard", &shard.id, capacity as f64);
+            self.labelled("backpack_shard_used_bytes", "shard", &shard.id, used(&shard.id) as f64);
+            self.labelled("backpack_shard_writable", "shard", &shard.id, f64::from(shard.is_writable()));
         }
-        return;
-    };
-    gauge!("backpack_queue_backlog_tasks").set(queue.backlog() as f64);
-    gauge!("backpack_queue_dead_letters").set(queue.dead() as f64);
-    let now = unix_ms();
-    let age = |oldest: Option<u64>| oldest.map_or(0.0, |ms| now.saturating_sub(ms) as f64 / 1000.0);
-    gauge!("backpack_queue_oldest_task_age_seconds").set(age(queue.oldest_ms()));
-    // Servers without tasks are left out of the stats; their gauges must fall back to zero.
-    let none = crate::queue::TargetStats::default();
-    for id in map.servers.keys().chain(queue.targets.keys().filter(|id| !map.servers.contains_key(*id))) {
-        let target = queue.targets.get(id).unwrap_or(&none);
-        let id = id.to_string();
-        gauge!("backpack_queue_target_backlog_tasks", "target" => id.clone()).set(target.backlog() as f64);
-        gauge!("backpack_queue_target_dead_letters", "target" => id.clone()).set(target.dead as f64);
-        gauge!("backpack_queue_target_oldest_task_age_seconds", "target" => id).set(age(target.oldest_ms));
+        match queue {
+            Some(queue) => self.set_queue(map, queue),
+            None => {
+                // Nothing is known of tasks, but that no server is up.
+                for server in map.queue.iter().flat_map(|queue| &queue.servers) {
+                    self.labelled("backpack_queue_server_up", "server", server, 0.0);
+                }
+                let stays = |name, label| label != "shard" && name != "backpack_queue_server_up";
+                self.labelled.extend(before.iter().filter(|(name, label, _)| stays(*name, *label)).cloned());
+            }
+        }
+        for (name, label, value) in before.difference(&self.labelled) {
+            gauge!(*name, *label => value.clone()).set(0.0);
+        }
     }
-    for server in &queue.servers {
-        let up = if server.error.is_none() { 1.0 } else { 0.0 };
-        gauge!("backpack_queue_server_up", "server" => server.name.clone()).set(up);
-        gauge!("backpack_queue_server_entries", "server" => server.name.clone()).set(server.entries as f64);
+
+    fn set_queue(&mut self, map: &ClusterMap, queue: &QueueStats) {
+        gauge!("backpack_queue_backlog_tasks").set(queue.backlog() as f64);
+        gauge!("backpack_queue_dead_letters").set(queue.dead() as f64);
+        let now = unix_ms();
+        let age = |oldest: Option<u64>| oldest.map_or(0.0, |ms| now.saturating_sub(ms) as f64 / 1000.0);
+        gauge!("backpack_queue_oldest_task_age_seconds").set(age(queue.oldest_ms()));
+        // Servers without tasks are left out of the stats.
+        let none = crate::queue::TargetStats::default();
+        for id in map.servers.keys().chain(queue.targets.keys().filter(|id| !map.servers.contains_key(*id))) {
+            let target = queue.targets.get(id).unwrap_or(&none);
+            let backlog = target.backlog() as f64;
+            self.labelled("backpack_queue_target_backlog_tasks", "target", id, backlog);
+            self.labelled("backpack_queue_target_dead_letters", "target", id, target.dead as f64);
+            let age = age(target.oldest_ms);
+            self.labelled("backpack_queue_target_oldest_task_age_seconds", "target", id, age);
+        }
+        for server in &queue.servers {
+            let up = f64::from(server.error.is_none());
+            self.labelled("backpack_queue_server_up", "server", &server.name, up);
+            self.labelled("backpack_queue_server_entries", "server", &server.name, server.entries as f64);
+        }
+    }
+
+    fn labelled(&mut self, name: &'static str, label: &'static str, of: &impl ToString, value: f64) {
+        let of = of.to_string();
+        gauge!(name, label => of.clone()).set(value);
+        self.labelled.insert((name, label, of));
     }
 }
 

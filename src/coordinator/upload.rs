@@ -15,12 +15,17 @@ use super::{
     usage::Reservation,
 };
 use crate::{
+    daemon::unix_ms,
     http::{Answer, RequestBody, RequestId, headers, verify::Expected},
-    model::{ClusterMap, Key, Meta, PoolName, Shard, ShardId, WriteLevel, size},
+    model::{ClusterMap, Key, Meta, PoolName, Shard, ShardId, Version, WriteLevel, size},
 };
 
 /// An upload that fails in so many shards fails: each may cost a connection time-out per server, and a client waits.
 const MAX_SHARDS_TRIED: usize = 4;
+
+/// A write that finds a newer version of its key gets a version beyond that one, so often: after the first time only those
+/// who write the same key at the same moment can still be ahead.
+pub(super) const MAX_VERSIONS_TRIED: usize = 4;
 
 /// What a client asks for beside the bytes.
 struct Order {
@@ -105,12 +110,27 @@ impl Coordinator {
         let body = RequestBody::new(body, self.config.max_body, self.config.body_idle())
             .map_err(|error| RequestError::Source(error.into()))?;
         let mut source = Source::new(body, order.expected.verifier(), self.config.replay);
-        let version = self.clock.next();
-        let blob = Blob { key: &key, version, meta: &order.meta, conditions: &order.conditions, id: &id };
-        let fanout =
-            Fanout { servers: &self.servers, fleet: &self.fleet, spool_dir: &self.config.spool_dir, blob };
-        let (shard, reached, reservation) =
-            self.store_somewhere(&map, &order.pool, order.level, &fanout, &mut source).await?;
+        let mut versions_tried = 0;
+        let (version, (shard, reached, reservation)) = loop {
+            let version = self.clock.next();
+            versions_tried += 1;
+            let blob = Blob { key: &key, version, meta: &order.meta, conditions: &order.conditions, id: &id };
+            let fanout = Fanout {
+                servers: &self.servers,
+                fleet: &self.fleet,
+                spool_dir: &self.config.spool_dir,
+                blob,
+            };
+            match self.store_somewhere(&map, &order.pool, order.level, &fanout, &mut source).await {
+                Err(RequestError::Superseded { held }) => {
+                    self.follow(held);
+                    if versions_tried == MAX_VERSIONS_TRIED || !source.can_replay() {
+                        return Err(RequestError::Superseded { held });
+                    }
+                }
+                stored => break (version, stored?),
+            }
+        };
         let finish = Finish {
             wanted: order.level.copies(shard.servers.len()),
             length: source.length(),
@@ -122,6 +142,16 @@ impl Coordinator {
             id: id.clone(),
         };
         finish.run(self, reached, reservation).await
+    }
+
+    /// A server holds a newer version than this coordinator gave: another one's clock is ahead, or a write came in between.
+    pub(super) fn follow(&self, held: Version) {
+        metrics::counter!("backpack_coordinator_superseded_total").increment(1);
+        let ahead_ms = held.unix_ms().saturating_sub(unix_ms());
+        if ahead_ms > 0 {
+            tracing::warn!(%held, ahead_ms, "a server holds a version from the future: the coordinators' clocks differ");
+        }
+        self.clock.follow(held);
     }
 
     /// Streams the body to a shard that takes it.

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::telemetry::{self, log::LogArgs};
 
 /// Runs a program to its end. Exit code 0, or 1 with the error's whole chain on standard error; misuse (exit code 2)
@@ -11,6 +13,7 @@ pub fn run(log: &LogArgs, body: impl Future<Output = anyhow::Result<()>>) -> Exi
         eprintln!("error: {error}");
         return ExitCode::from(2);
     }
+    raise_open_files();
     super::install_tls_provider();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -31,5 +34,14 @@ pub fn run(log: &LogArgs, body: impl Future<Output = anyhow::Result<()>>) -> Exi
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// As many open files as we may have: each connection and each volume is one. What a login gives, 1,024, is a limit for
+/// programs that use `select`.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!("raise the limit of open files from {:?}: {error}", limit.current);
     }
 }

@@ -4,6 +4,9 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
+/// While ZooKeeper is away its driver warns of each try, dozens of times a second; what follows from it, our own code says.
+const DEFAULT_FILTER: &str = "info,zookeeper_client=error";
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -32,7 +35,7 @@ pub struct LogArgs {
     #[arg(
         long,
         env = "BACKPACK_LOG",
-        default_value = "info",
+        default_value = DEFAULT_FILTER,
         value_name = "FILTER",
         global = true,
         help_heading = "Logging"

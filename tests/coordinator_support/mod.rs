@@ -53,6 +53,7 @@ pub struct Cluster {
     pub originals: Vec<OriginalNode>,
     store: Arc<dyn MapStore>,
     queue: Arc<Breakable>,
+    /// Of the coordinator; the nodes go on until the test ends.
     shutdown: Shutdown,
     serving: Option<JoinHandle<()>>,
     _dir: tempfile::TempDir,
@@ -91,7 +92,8 @@ impl Cluster {
     async fn start_in(dir: tempfile::TempDir, store: Arc<dyn MapStore>, shards: &[(&[Member], u64)]) -> Self {
         let info = QueueInfo { key: "q".to_owned(), servers: Vec::new() };
         edit::init(&*store, &info).await.unwrap();
-        let shutdown = Shutdown::new(Duration::from_secs(10));
+        let until_the_end = Shutdown::new(Duration::from_secs(10));
+        let shutdown = until_the_end.child();
         let (mut nodes, mut originals, mut number) = (Vec::new(), Vec::new(), 0);
         for (index, (members, capacity)) in shards.iter().enumerate() {
             let mut ids = Vec::new();
@@ -115,7 +117,7 @@ impl Cluster {
                             limits: node::Limits::default(),
                             live: None,
                         };
-                        tokio::spawn(node::serve(listener, deps, shutdown.child()));
+                        tokio::spawn(node::serve(listener, deps, until_the_end.child()));
                         nodes.push(addr.to_string());
                         addr.port()
                     }

@@ -49,8 +49,9 @@ impl Again {
         let worth_it = status.is_server_error()
             || matches!(
                 status,
-                // 422: other bytes arrived than were sent.
+                // 409: a newer version came in between. 422: other bytes arrived than were sent.
                 StatusCode::REQUEST_TIMEOUT
+                    | StatusCode::CONFLICT
                     | StatusCode::TOO_MANY_REQUESTS
                     | StatusCode::UNPROCESSABLE_ENTITY
             );
