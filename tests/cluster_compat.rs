@@ -262,6 +262,19 @@ impl Pair {
         }
     }
 
+    /// At level `all` a body of unknown length is on both servers when it is answered, whether it can be replayed or is
+    /// longer than that.
+    fn takes_unknown_lengths_at_level_all(&self) {
+        for length in [100_000, 3 << 20] {
+            let body: Vec<u8> = (0..length).map(|i| (i * 31 % 251) as u8).collect();
+            let key = format!("unknown-length/{length}");
+            let put = Request::new("PUT", self.cluster.coordinators[0].addr(), &format!("/{key}"));
+            let put = put.header("x-backpack-write", "all").chunked(&body, 70_001).send_blocking().unwrap();
+            assert_eq!((put.status, put.header("x-backpack-copies")), (200, Some("2/2")), "{}", put.text());
+            self.is_everywhere(&key, &body);
+        }
+    }
+
     /// Deletes; the statuses that the servers then answer for the key.
     fn delete(&self, key: &str) -> [u16; 2] {
         let put = self.cluster.put(0, key, "to be deleted").send_blocking().unwrap();
@@ -291,6 +304,7 @@ fn our_node_with_nginx() {
         pair.copies_from(source);
         pair.overwrites_from(source);
     }
+    pair.takes_unknown_lengths_at_level_all();
     let empty = pair.cluster.put(0, "empty", "").send_blocking().unwrap();
     assert_eq!(empty.status, 200);
     pair.cluster.wait_drained();
@@ -308,6 +322,7 @@ fn our_node_with_the_originals() {
         pair.copies_from(source);
         pair.overwrites_from(source);
     }
+    pair.takes_unknown_lengths_at_level_all();
     assert_an_empty_blob_is_on_the_other_server(&pair);
     // The original cannot delete: an operator sees that, and nginx may still find the blob there.
     assert_eq!(pair.delete("gone"), [410, 200]);
@@ -322,6 +337,7 @@ fn nginx_with_the_originals_node() {
         pair.copies_from(source);
         pair.overwrites_from(source);
     }
+    pair.takes_unknown_lengths_at_level_all();
     assert_an_empty_blob_is_on_the_other_server(&pair);
     assert_eq!(pair.delete("gone"), [404, 200]);
     assert_eq!(pair.dead_letter(), "the target cannot delete");
