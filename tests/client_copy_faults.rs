@@ -8,7 +8,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -55,6 +55,27 @@ fn target(answer: impl Into<String>) -> RawServer {
             } else {
                 client.read_body(SIZE)?;
                 client.send(&answer)?;
+            }
+        }
+    })
+}
+
+/// A target that has nothing, does that with a PUT, and says from then on that it has so many bytes. The client may ask on
+/// any connection.
+fn taking(
+    length: usize,
+    put: impl Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static,
+) -> RawServer {
+    let has_it = AtomicBool::new(false);
+    RawServer::start(move |client| {
+        loop {
+            if client.read_head()?.starts_with("PUT") {
+                has_it.store(true, Ordering::SeqCst);
+                put(client)?;
+            } else if has_it.load(Ordering::SeqCst) {
+                client.send(head_of(length, ""))?;
+            } else {
+                client.answer(404)?;
             }
         }
     })
@@ -136,17 +157,7 @@ async fn a_target_that_received_other_bytes_is_not_believed() {
     ));
     let forgetful = target("HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n");
     let unprocessable = target("HTTP/1.1 422 No\r\ncontent-length: 0\r\n\r\n");
-    let short = RawServer::start(|client| {
-        for request in 0.. {
-            let head = client.read_head()?;
-            match (head.split(' ').next(), request) {
-                (Some("HEAD"), 0) => client.answer(404)?,
-                (Some("HEAD"), _) => client.send("HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n")?,
-                _ => client.read_body(SIZE).and(client.answer(201))?,
-            }
-        }
-        Ok(())
-    });
+    let short = taking(7, |client| client.read_body(SIZE).and(client.answer(201)));
     for target in [echo, forgetful, unprocessable, short] {
         let failed =
             copy(&servers(), "k", None, &[&server("1", source.port())], &server("2", target.port())).await;
@@ -159,12 +170,10 @@ async fn a_target_that_answers_early_is_heard() {
     let source = source(head_of(64 * SIZE, ""), |client, bytes| (0..64).try_for_each(|_| client.send(bytes)));
     let version = Version::from_parts(1, 5);
     let early = |answer: String| {
-        RawServer::start(move |client| {
-            client.read_head()?;
-            client.answer(404)?;
-            client.read_head()?;
+        taking(0, move |client| {
             client.read_body(100_000)?;
-            client.send(&answer)
+            client.send(&answer)?;
+            Err(closed())
         })
     };
     let plain = |status| format!("HTTP/1.1 {status} Early\r\ncontent-length: 0\r\n\r\n");
@@ -194,11 +203,7 @@ async fn a_target_that_answers_early_is_heard() {
 async fn a_target_that_hangs_ends_the_copy_in_time() {
     let source = source(head_of(64 * SIZE, ""), |client, bytes| (0..64).try_for_each(|_| client.send(bytes)));
     let silent = RawServer::start(Connection::hang);
-    let full_hands = RawServer::start(|client| {
-        client.read_head()?;
-        client.answer(404)?;
-        client.hang()
-    });
+    let full_hands = taking(0, Connection::hang);
     for (target, within) in [(silent, TIMEOUTS.answer), (full_hands, TIMEOUTS.answer + TIMEOUTS.stall)] {
         let started = Instant::now();
         let failed =
@@ -227,18 +232,13 @@ async fn a_copy_of_a_huge_blob_holds_little_of_it() {
     let most_held = Arc::new(AtomicUsize::new(0));
     // Slower than the source, so that whatever is not bounded piles up.
     let (counted, most) = (read.clone(), Arc::clone(&most_held));
-    let target = RawServer::start(move |client| {
-        client.read_head()?;
-        client.answer(404)?;
-        client.read_head()?;
+    let target = taking(TIMES * SIZE, move |client| {
         for received in 1..=TIMES {
             client.read_body(SIZE)?;
             most.fetch_max(counted.0.load(Ordering::SeqCst) - received * SIZE, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(2));
         }
-        client.answer(201)?;
-        client.read_head()?;
-        client.send(head_of(TIMES * SIZE, ""))
+        client.answer(201)
     });
     let (from, to, key) = (Arc::new(server("1", source.port())), server("2", target.port()), key("k"));
     let plan = CopyPlan { key: &key, version: None, sources: &[from], target: &to };

@@ -1,5 +1,7 @@
 //! What a crash, a damaged disk or a full one leaves of a storage: everything acknowledged, nothing half.
 
+mod support;
+
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
@@ -15,6 +17,7 @@ use backpack::{
 };
 use bytes::Bytes;
 use proptest::prelude::*;
+use support::wait::wait_until;
 
 /// Tells a test that is started again in a process of its own which directory to use.
 const CHILD_DIR: &str = "STORAGE_TEST_DIR";
@@ -653,7 +656,7 @@ fn a_full_disk_takes_deletes_and_recovers_by_itself() {
             }
         }
         assert!(stored.len() > 20);
-        assert_eq!(fs::read_dir(dir.join("tmp")).unwrap().count(), 0, "nothing half is left");
+        wait_until("nothing half is left", DEADLINE, || fs::read_dir(dir.join("tmp")).unwrap().count() == 0);
         // What is left of the disk is taken too: only the reserve can help now.
         let mut rest = fs::File::create(disk.0.path().join("rest")).unwrap();
         while rest.write(&[0; 4096]).is_ok_and(|written| written > 0) {}

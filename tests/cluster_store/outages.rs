@@ -146,7 +146,9 @@ async fn calls_end_in_time(store: &dyn MapStore) {
     );
     let took = started.elapsed();
     assert!(took < OPERATION_TIMEOUT + Duration::from_secs(1), "{took:?}");
-    let unavailable = |error: Option<StoreError>| assert!(matches!(error, Some(StoreError::Unavailable(_))));
+    let unavailable = |error: Option<StoreError>| {
+        assert!(matches!(error, Some(StoreError::Unavailable(_))), "{error:?}");
+    };
     unavailable(calls.0.err());
     unavailable(calls.1.err());
     unavailable(calls.2.err());

@@ -1,7 +1,7 @@
 //! A child process of a test: with a log, killed when dropped, and killed by the kernel when the test process dies.
 
 use std::{
-    env, fs,
+    env, fs, io,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, MutexGuard, OnceLock, mpsc},
@@ -18,6 +18,9 @@ const LOG_TAIL_BYTES: usize = 4096;
 
 /// How long a program with children may take to end them when it is dropped.
 const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the threads of a program may take to stand still.
+const STOP_WITHIN: Duration = Duration::from_secs(20);
 
 /// What to start. It is kept, so that the process can be started again in the same way.
 #[derive(Clone)]
@@ -99,9 +102,19 @@ impl Process {
         let _ = state.child.wait();
     }
 
-    /// SIGSTOP: it keeps its connections and answers nothing.
+    /// SIGSTOP: it keeps its connections and answers nothing. Waits until all its threads stand still: on a busy machine
+    /// they may answer for a while after the signal.
     pub fn stop(&self) {
         self.signal(Signal::STOP);
+        let threads = format!("/proc/{}/task", self.id());
+        let stands_still = |thread: io::Result<fs::DirEntry>| {
+            let stat = thread.and_then(|thread| fs::read_to_string(thread.path().join("stat")));
+            // A thread that has just ended cannot be read. The state follows the name, which is in brackets.
+            stat.map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+        };
+        wait_for("all threads stand still", STOP_WITHIN, || {
+            fs::read_dir(&threads).expect("list the threads of a child").all(stands_still).then_some(())
+        });
     }
 
     /// SIGCONT: ends [`Process::stop`].
