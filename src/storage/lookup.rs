@@ -1,6 +1,6 @@
 //! From a key to its record: the index gives candidates, their heads decide.
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -84,6 +84,8 @@ pub struct Fetched {
     pub facts: Facts,
     /// The volume it is in.
     pub volume: Arc<Volume>,
+    /// Where in the volume its data is.
+    pub data_at: u64,
     /// Encoded metadata.
     pub pairs: Bytes,
     /// Sums of the blocks.
@@ -103,9 +105,11 @@ pub async fn fetch(
 ) -> Result<Option<Fetched>, StorageError> {
     let mut unreadable = None;
     for entry in index.candidates(hash).iter() {
-        let with_data = entry.record_length() <= READ_WITH_HEAD_BYTES;
-        let length = if with_data { entry.record_length() } else { u64::from(entry.head_len) };
+        let with_data = entry.record_bound() <= READ_WITH_HEAD_BYTES;
+        let length = if with_data { entry.record_bound() } else { u64::from(entry.head_bound) };
         let Some(volume) = volumes.get(entry.place.volume()) else { continue };
+        // What lies behind the record is read with it, but the page cache cannot tell that nothing does.
+        let length = length.min(volume.end().saturating_sub(entry.place.offset()));
         let buffer = match read_at(&volume.file, buffers.take(length as usize), entry.place.offset()).await {
             Ok(buffer) => buffer,
             Err(error) if is_unreadable(&error) => {
@@ -122,7 +126,7 @@ pub async fn fetch(
             Parsed::Unreadable => unreadable = Some(entry.place),
         }
     }
-    // With 64 bits of hash it is this key's record, all but certainly.
+    // With 40 bits of hash it is this key's record, all but certainly.
     unreadable.map_or(Ok(None), |place| Err(damage.found(place, "the record's head cannot be read")))
 }
 
@@ -133,32 +137,31 @@ enum Parsed {
 }
 
 fn parse(entry: &Entry, volume: Arc<Volume>, bytes: Bytes, with_data: bool, key: &[u8]) -> Parsed {
-    let Some((facts, ranges)) = read_parts(entry, &volume, &bytes, key) else { return Parsed::Unreadable };
-    let Some(Parts { pairs, sums }) = ranges else { return Parsed::OtherKey };
+    let Ok(head) = Head::decode(&bytes, &volume.seal, entry.place.offset()) else {
+        return Parsed::Unreadable;
+    };
+    if head.key != key {
+        return Parsed::OtherKey;
+    }
+    let (pairs_at, head_len) = (FIXED_BYTES + head.key.len(), head.length());
+    let sums_at = pairs_at + head.pairs.len();
     // Fewer bytes than the record has: the file ends before it. The checksum will say so.
-    let data = with_data.then(|| bytes.slice(usize::from(entry.head_len).min(bytes.len())..));
-    let (pairs, sums) = (bytes.slice(pairs), bytes.slice(sums));
-    Parsed::Match(Fetched { entry: *entry, facts, volume, pairs, sums, data })
-}
-
-struct Parts {
-    pairs: Range<usize>,
-    sums: Range<usize>,
-}
-
-/// `None` if there is no head; no parts if it is another key's.
-fn read_parts(entry: &Entry, volume: &Volume, bytes: &[u8], key: &[u8]) -> Option<(Facts, Option<Parts>)> {
-    let head = Head::decode(bytes, &volume.seal, entry.place.offset()).ok()?;
-    let pairs_at = FIXED_BYTES + head.key.len();
-    let pairs_end = pairs_at + head.pairs.len();
-    let parts = Parts { pairs: pairs_at..pairs_end, sums: pairs_end..pairs_end + head.sums().len() };
-    Some((Facts::of(&head), (head.key == key).then_some(parts)))
+    let data_end = (head_len + head.data_len as usize).min(bytes.len());
+    Parsed::Match(Fetched {
+        entry: *entry,
+        facts: Facts::of(&head),
+        data_at: entry.place.offset() + head_len as u64,
+        pairs: bytes.slice(pairs_at..sums_at),
+        sums: bytes.slice(sums_at..sums_at + head.sums().len()),
+        data: with_data.then(|| bytes.slice(head_len..data_end)),
+        volume,
+    })
 }
 
 /// Reads a candidate's head and gives it to `with`; may wait for the disk. `None` if it cannot be read.
 pub fn read_head_with<T>(volumes: &Volumes, entry: &Entry, with: impl FnOnce(&Head<'_>) -> T) -> Option<T> {
     let volume = volumes.get(entry.place.volume())?;
-    let mut bytes = vec![0; usize::from(entry.head_len)];
+    let mut bytes = vec![0; usize::from(entry.head_bound)];
     read_full(&volume.file, &mut bytes, entry.place.offset()).ok()?;
     Head::decode(&bytes, &volume.seal, entry.place.offset()).ok().map(|head| with(&head))
 }

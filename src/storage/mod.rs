@@ -5,7 +5,7 @@
 //! The engine keeps small blobs in volumes, which only grow, and others in files of their own. From the bytes up:
 //! - `record`, `pairs`, `blocks`, `whole`: the format, pure (`docs/format.md` draws it)
 //! - `layout`, `volume`, `append`, `reserve`, `doomed`, `pread`, `scan`: files
-//! - `index`, `lookup`, `decide`, `damage`, `totals`: what is where, and which write of a key stays
+//! - `table`, `index`, `lookup`, `decide`, `damage`, `totals`: what is where, and which write of a key stays
 //! - `body`, `file_body`, `budget`, `commit`, `queue`, `writer`, `health`: writing
 //! - `reader`, `buffers`, `list`: reading
 //! - `recovery`: the start; `shared`, `options`, `engine`: all of it together
@@ -38,6 +38,7 @@ mod recovery;
 mod reserve;
 mod scan;
 mod shared;
+mod table;
 mod totals;
 mod volume;
 mod whole;

@@ -140,7 +140,7 @@ pub fn packed(fetched: &Fetched, damage: &Damage) -> Result<Source, StorageError
     let Some(data) = &fetched.data else {
         return Ok(Source::Volume {
             volume: fetched.volume.clone(),
-            offset: fetched.entry.place.offset() + u64::from(fetched.entry.head_len),
+            offset: fetched.data_at,
             sums: fetched.sums.clone(),
         });
     };

@@ -116,18 +116,16 @@ struct Met {
     key: Vec<u8>,
     entry: Entry,
     facts: Facts,
+    /// Where in the volume its data is.
+    data_at: u64,
 }
 
 impl Met {
     fn of(volume: &Volume, offset: u64, head: &Head<'_>) -> Self {
-        let entry = Entry {
-            place: Place::new(volume.number, offset),
-            // MAX_HEAD_BYTES fits 16 bits.
-            head_len: head.length() as u16,
-            data_len: head.data_len,
-            kind: head.kind,
-        };
-        Self { key: head.key.to_vec(), entry, facts: Facts::of(head) }
+        let place = Place::new(volume.number, offset);
+        let entry = Entry::new(place, head.length(), head.data_len, head.kind);
+        let data_at = offset + head.length() as u64;
+        Self { key: head.key.to_vec(), entry, facts: Facts::of(head), data_at }
     }
 }
 
@@ -228,13 +226,12 @@ impl Recovery<'_> {
     }
 
     fn is_whole(&self, volume: &Volume, met: &Met) -> bool {
-        let Met { entry, facts, .. } = met;
+        let Met { entry, facts, data_at, .. } = met;
         match facts.file {
             Some(file) => fs::metadata(self.layout.blob(file.id))
                 .is_ok_and(|found| found.len() == whole::file_length(file.length)),
             None if entry.kind == Kind::Blob => {
-                let offset = entry.place.offset() + u64::from(entry.head_len);
-                data_matches(&volume.file, offset, u64::from(entry.data_len), facts.checksum)
+                data_matches(&volume.file, *data_at, u64::from(entry.data_len), facts.checksum)
             }
             None => true,
         }
@@ -273,7 +270,7 @@ impl Recovery<'_> {
     /// Takes a record into the index if it is the newest of its key. Of two equal ones the later is the better: it
     /// was written because the other was damaged.
     fn take(&mut self, met: Met) {
-        let Met { key, entry, facts } = met;
+        let Met { key, entry, facts, .. } = met;
         if entry.kind == Kind::Gap {
             return;
         }

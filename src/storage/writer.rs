@@ -361,13 +361,8 @@ impl Writer {
     fn show(&self, item: Accepted, place: Place) {
         let Accepted { mut request, old, before } = item;
         let shared = &self.shared;
-        let entry = Entry {
-            place,
-            // MAX_HEAD_BYTES fits 16 bits.
-            head_len: request.head(false).length() as u16,
-            data_len: request.data.len() as u32,
-            kind: request.kind,
-        };
+        let head = request.head(false);
+        let entry = Entry::new(place, head.length(), head.data_len, request.kind);
         shared.index.put(request.hash, old.map(|old| old.entry.place), entry);
         shared.totals.replace(request.counted(), old.map(|old| old.counted()));
         if let Some(old) = old {
