@@ -28,7 +28,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 /// Longer than the others are waited for, short enough that the tests end soon.
-const SLOW: Duration = Duration::from_millis(400);
+const SLOW: Duration = Duration::from_millis(1500);
 
 struct Members {
     queues: Vec<Arc<dyn Queue>>,

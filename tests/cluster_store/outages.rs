@@ -25,6 +25,9 @@ use crate::{
     view::{becomes, start},
 };
 
+/// What a busy machine may need beside the time that is meant.
+const SLACK: Duration = Duration::from_secs(4);
+
 /// Short enough for quick tests, long enough for a busy machine.
 const SHORT_SESSION: Duration = Duration::from_secs(2);
 
@@ -145,7 +148,7 @@ async fn calls_end_in_time(store: &dyn MapStore) {
         store.withdraw("/live/2"),
     );
     let took = started.elapsed();
-    assert!(took < OPERATION_TIMEOUT + Duration::from_secs(1), "{took:?}");
+    assert!(took < OPERATION_TIMEOUT + SLACK, "{took:?}");
     let unavailable = |error: Option<StoreError>| {
         assert!(matches!(error, Some(StoreError::Unavailable(_))), "{error:?}");
     };

@@ -134,7 +134,7 @@ async fn a_process_that_hangs_delays_writes_only_until_it_dies() {
     let started = Instant::now();
     let late = create(&*store, "/late", "").await;
     assert!(matches!(late, Err(StoreError::Unavailable(_))), "{late:?}");
-    assert!(started.elapsed() < OPERATION_TIMEOUT + Duration::from_secs(1));
+    assert!(started.elapsed() < 2 * OPERATION_TIMEOUT);
     assert!(text(&*store, "/servers-map").await.is_some());
     child.kill();
     create(&*store, "/next", "").await.unwrap();
