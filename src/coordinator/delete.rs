@@ -8,13 +8,13 @@ use super::{
     Coordinator,
     error::{RequestError, Tried},
     placement,
+    tasks::TaskOrigin,
     upload::{MAX_VERSIONS_TRIED, text},
 };
 use crate::{
     client::ServerError,
-    daemon::unix_ms,
     http::{Answer, RequestId, headers, reply},
-    model::{Key, Server, ServerId, Shard, ShardId, Task, Version, WriteLevel, task::Operation},
+    model::{Key, Server, ServerId, Shard, ShardId, Task, Version, WriteLevel},
 };
 
 /// One delete on its way.
@@ -146,18 +146,10 @@ impl Delete<'_> {
     }
 
     fn tasks(&self) -> Vec<Task> {
-        let task = |to: &ServerId| Task {
-            op: Operation::Delete,
-            shard: Some(self.shard.id.clone()),
-            key: self.key.clone(),
-            version: Some(self.version),
-            from: Vec::new(),
-            to: to.clone(),
-            length: 0,
-            created_ms: unix_ms(),
-            request_id: self.id.as_str().to_owned(),
-        };
-        self.shard.servers.iter().filter(|id| !self.done.contains(id)).map(task).collect()
+        let origin =
+            TaskOrigin { shard: &self.shard.id, key: self.key, version: Some(self.version), id: self.id };
+        let missing = self.shard.servers.iter().filter(|id| !self.done.contains(id));
+        missing.map(|to| origin.delete(to)).collect()
     }
 
     fn answer(&self) -> Answer {

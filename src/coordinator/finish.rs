@@ -1,21 +1,17 @@
 //! Makes a stored upload safe: the copies its level asks for, and a durable task for each copy still missing; where no
 //! queue takes the tasks, the copies themselves. Then the answer.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use http::{HeaderValue, StatusCode, header};
 
-use super::{Coordinator, error::RequestError, fanout::Reached, usage::Reservation};
+use super::{Coordinator, error::RequestError, fanout::Reached, tasks::TaskOrigin, usage::Reservation};
 use crate::{
     client::{CopyPlan, Unpaced},
-    daemon::unix_ms,
     http::{Answer, RequestId, headers, reply},
-    model::{Checksum, ClusterMap, Key, Server, ServerId, Shard, Task, Version, task::Operation},
+    model::{Checksum, ClusterMap, Key, Server, ServerId, Shard, Task, Version},
 };
-
-/// The queue answers within milliseconds or is in trouble; then the copies are made at once instead.
-pub(super) const QUEUE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// An upload that is stored on at least one server.
 pub(super) struct Finish {
@@ -85,18 +81,9 @@ impl Finish {
 
     fn tasks(&self, have: &[Arc<Server>]) -> Vec<Task> {
         let from: Vec<ServerId> = have.iter().map(|server| server.id.clone()).collect();
-        let task = |to: &ServerId| Task {
-            op: Operation::Copy,
-            shard: Some(self.shard.id.clone()),
-            key: self.key.clone(),
-            version: Some(self.version),
-            from: from.clone(),
-            to: to.clone(),
-            length: self.length,
-            created_ms: unix_ms(),
-            request_id: self.id.as_str().to_owned(),
-        };
-        self.missing(have).into_iter().map(task).collect()
+        let origin =
+            TaskOrigin { shard: &self.shard.id, key: &self.key, version: Some(self.version), id: &self.id };
+        self.missing(have).into_iter().map(|to| origin.copy(&from, to, self.length)).collect()
     }
 
     /// Copies to every server that lacks the blob and is `wanted`, all at once; those that take it are added to `have`.
@@ -138,21 +125,6 @@ impl Finish {
         set(headers::COPIES, format!("{copies}/{}", self.shard.servers.len()));
         set(headers::CHECKSUM, self.checksum.to_string());
         answer
-    }
-}
-
-impl Coordinator {
-    /// Puts tasks on the queue. The error says why they are not there.
-    pub(super) async fn push(&self, tasks: &[Task]) -> Result<(), String> {
-        if tasks.is_empty() {
-            return Ok(());
-        }
-        let pushed = tokio::time::timeout(QUEUE_DEADLINE, self.queue.push(tasks, Duration::ZERO)).await;
-        match pushed {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("the queue did not answer for {} s", QUEUE_DEADLINE.as_secs())),
-        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! - [`serve`]: the role, started by the programs, standalone and the tests alike
 //! - `routes`: which request is what; `error`: what a client is told
 //! - `upload` -> `fanout` -> `finish`: an upload's way; `source`: its body; `placement`: where it goes
-//! - `fleet`: what is known of the servers; `usage` and `flush`: used bytes
+//! - `fleet`: what is known of the servers; `tasks`: what is left for the replicators;
+//!   `usage` and `flush`: used bytes
 //! - `read`, `delete`: the other verbs; `stats`, `statsd`, `dump`: what is said about all this
 
 mod config;
@@ -20,6 +21,7 @@ mod routes;
 mod source;
 mod stats;
 mod statsd;
+mod tasks;
 mod upload;
 mod usage;
 
@@ -197,7 +199,7 @@ impl Coordinator {
     async fn watch_queue(self: Arc<Self>, shutdown: Shutdown, ready: Condition) {
         let mut gauges = stats::Gauges::default();
         loop {
-            let stats = tokio::time::timeout(finish::QUEUE_DEADLINE, self.queue.stats()).await;
+            let stats = tokio::time::timeout(tasks::QUEUE_DEADLINE, self.queue.stats()).await;
             let stats =
                 stats.map_err(|_| "no answer".to_owned()).and_then(|stats| stats.map_err(|e| e.to_string()));
             ready.set(stats.as_ref().map(|_| ()).map_err(Clone::clone));

@@ -14,12 +14,12 @@ use super::{
     Coordinator,
     error::{RequestError, Tried},
     freshness, placement,
+    tasks::TaskOrigin,
 };
 use crate::{
     client::{Answered, Fetched, ServerError},
-    daemon::unix_ms,
     http::{Answer, Body, RequestId, headers, reply},
-    model::{ClusterMap, Key, Server, ServerId, Shard, ShardId, Task, Version, task::Operation},
+    model::{ClusterMap, Key, Server, ServerId, Shard, ShardId, Task, Version},
 };
 
 /// What a client may ask beside the key; passed on to the server.
@@ -169,18 +169,9 @@ impl Coordinator {
         id: &RequestId,
     ) {
         let due = lacking.into_iter().filter(|server| self.repairs.is_due(key, server));
-        let task = |to: Arc<Server>| Task {
-            op: Operation::Copy,
-            shard: Some(shard.id.clone()),
-            key: key.clone(),
-            version,
-            from: vec![source.id.clone()],
-            to: to.id.clone(),
-            length: 0,
-            created_ms: unix_ms(),
-            request_id: id.as_str().to_owned(),
-        };
-        let tasks: Vec<Task> = due.map(task).collect();
+        let origin = TaskOrigin { shard: &shard.id, key, version, id };
+        let from = std::slice::from_ref(&source.id);
+        let tasks: Vec<Task> = due.map(|to| origin.copy(from, &to.id, 0)).collect();
         if tasks.is_empty() {
             return;
         }

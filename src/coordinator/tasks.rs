@@ -1,0 +1,63 @@
+//! The tasks that requests leave: how they are made, and how they come onto the queue.
+
+use std::time::Duration;
+
+use super::Coordinator;
+use crate::{
+    daemon::unix_ms,
+    http::RequestId,
+    model::{Key, ServerId, ShardId, Task, Version, task::Operation},
+};
+
+/// The queue answers within milliseconds or is in trouble; then the copies are made at once instead.
+pub(super) const QUEUE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// What all tasks of one request have in common.
+pub(super) struct TaskOrigin<'a> {
+    pub shard: &'a ShardId,
+    pub key: &'a Key,
+    /// `None` where the source did not say which version it holds.
+    pub version: Option<Version>,
+    pub id: &'a RequestId,
+}
+
+impl TaskOrigin<'_> {
+    /// A copy from one of `from`, the best source first, to `to`. `length` is in bytes, 0 if unknown.
+    pub fn copy(&self, from: &[ServerId], to: &ServerId, length: u64) -> Task {
+        self.task(Operation::Copy, from, to, length)
+    }
+
+    /// A delete on `to`.
+    pub fn delete(&self, to: &ServerId) -> Task {
+        self.task(Operation::Delete, &[], to, 0)
+    }
+
+    fn task(&self, op: Operation, from: &[ServerId], to: &ServerId, length: u64) -> Task {
+        Task {
+            op,
+            shard: Some(self.shard.clone()),
+            key: self.key.clone(),
+            version: self.version,
+            from: from.to_vec(),
+            to: to.clone(),
+            length,
+            created_ms: unix_ms(),
+            request_id: self.id.as_str().to_owned(),
+        }
+    }
+}
+
+impl Coordinator {
+    /// Puts tasks on the queue. The error says why they are not there.
+    pub(super) async fn push(&self, tasks: &[Task]) -> Result<(), String> {
+        if tasks.is_empty() {
+            return Ok(());
+        }
+        let pushed = tokio::time::timeout(QUEUE_DEADLINE, self.queue.push(tasks, Duration::ZERO)).await;
+        match pushed {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("the queue did not answer for {} s", QUEUE_DEADLINE.as_secs())),
+        }
+    }
+}
