@@ -1,6 +1,6 @@
 //! DELETE of one blob on one server.
 
-use http::{HeaderValue, Method, StatusCode};
+use http::{Method, StatusCode};
 
 use super::{ServerError, Servers, blob_request, error, put::parse};
 use crate::{
@@ -28,9 +28,7 @@ impl Servers {
         id: &RequestId,
     ) -> Result<Deleted, ServerError> {
         let mut request = blob_request(Method::DELETE, server, key, id)?;
-        if let Ok(value) = HeaderValue::try_from(version.to_string()) {
-            request.headers_mut().insert(headers::VERSION, value);
-        }
+        headers::set(request.headers_mut(), headers::VERSION, version);
         let response = self.send(request).await?;
         match response.status() {
             StatusCode::OK | StatusCode::NO_CONTENT | StatusCode::NOT_FOUND | StatusCode::GONE => {

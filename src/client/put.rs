@@ -1,7 +1,7 @@
 //! PUT of one blob to one server.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::SizeHint;
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
@@ -155,14 +155,15 @@ impl Servers {
 fn write_head(head: &PutHead, to: &mut HeaderMap) {
     head.meta.write_to(to);
     to.extend(head.conditions.clone());
-    let mut set = |name, text: Option<String>| {
-        if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
-            to.insert(name, value);
-        }
-    };
-    set(headers::VERSION, head.version.map(|version| version.to_string()));
-    set(headers::CHECKSUM, head.checksum.map(|checksum| checksum.to_string()));
-    set(header::CONTENT_LENGTH, head.length.map(|length| length.to_string()));
+    if let Some(version) = head.version {
+        headers::set(to, headers::VERSION, version);
+    }
+    if let Some(checksum) = head.checksum {
+        headers::set(to, headers::CHECKSUM, checksum);
+    }
+    if let Some(length) = head.length {
+        headers::set(to, header::CONTENT_LENGTH, length);
+    }
 }
 
 fn read_stored(status: StatusCode, from: &HeaderMap) -> Stored {

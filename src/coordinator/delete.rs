@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 
 use super::{
     Coordinator,
@@ -155,14 +155,9 @@ impl Delete<'_> {
     fn answer(&self) -> Answer {
         let mut answer = reply::empty(StatusCode::NO_CONTENT);
         let to = answer.headers_mut();
-        for (name, text) in [
-            (headers::VERSION, self.version.to_string()),
-            (headers::COPIES, format!("{}/{}", self.done.len(), self.shard.servers.len())),
-        ] {
-            if let Ok(value) = HeaderValue::try_from(text) {
-                to.insert(name, value);
-            }
-        }
+        headers::set(to, headers::VERSION, self.version);
+        let copies = format_args!("{}/{}", self.done.len(), self.shard.servers.len());
+        headers::set(to, headers::COPIES, copies);
         answer
     }
 }

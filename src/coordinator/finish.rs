@@ -4,12 +4,16 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use http::{HeaderValue, StatusCode, header};
+use http::{StatusCode, header};
 
 use super::{Coordinator, error::RequestError, fanout::Reached, tasks::TaskOrigin, usage::Reservation};
 use crate::{
     client::{CopyPlan, Unpaced},
-    http::{Answer, RequestId, headers, reply},
+    http::{
+        Answer, RequestId,
+        headers::{self, set},
+        reply,
+    },
     model::{Checksum, ClusterMap, Key, Server, ServerId, Shard, Task, Version},
 };
 
@@ -114,16 +118,11 @@ impl Finish {
     fn answer(&self, copies: usize) -> Answer {
         let mut answer = reply::json(StatusCode::OK, &serde_json::json!({ "shard_id": self.shard.id }));
         let to = answer.headers_mut();
-        let mut set = |name, text: String| {
-            if let Ok(value) = HeaderValue::try_from(text) {
-                to.insert(name, value);
-            }
-        };
-        set(header::ETAG, format!("\"{}\"", self.version));
-        set(headers::VERSION, self.version.to_string());
-        set(header::LOCATION, format!("/{}:{}", self.shard.id, self.key));
-        set(headers::COPIES, format!("{copies}/{}", self.shard.servers.len()));
-        set(headers::CHECKSUM, self.checksum.to_string());
+        set(to, header::ETAG, format_args!("\"{}\"", self.version));
+        set(to, headers::VERSION, self.version);
+        set(to, header::LOCATION, format_args!("/{}:{}", self.shard.id, self.key));
+        set(to, headers::COPIES, format_args!("{copies}/{}", self.shard.servers.len()));
+        set(to, headers::CHECKSUM, self.checksum);
         answer
     }
 }

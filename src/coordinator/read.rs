@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use parking_lot::Mutex;
 
 use super::{
@@ -214,8 +214,8 @@ fn pass_on(blob: Fetched, method: &Method) -> Answer {
 /// 410: deleted.
 fn gone(version: Option<Version>) -> Answer {
     let mut answer = reply::error(StatusCode::GONE, "it was deleted");
-    if let Some(value) = version.and_then(|version| HeaderValue::try_from(version.to_string()).ok()) {
-        answer.headers_mut().insert(headers::VERSION, value);
+    if let Some(version) = version {
+        headers::set(answer.headers_mut(), headers::VERSION, version);
     }
     answer
 }

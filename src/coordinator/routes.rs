@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use metrics::counter;
 
@@ -68,10 +68,8 @@ impl Coordinator {
     async fn answer_post(self: &Arc<Self>, request: Request<Incoming>, id: &RequestId) -> Answer {
         let key: Version = self.clock.next();
         let mut answer = self.answer_upload(request, &key.to_string(), id).await;
-        if answer.status() == StatusCode::OK
-            && let Ok(value) = HeaderValue::try_from(key.to_string())
-        {
-            answer.headers_mut().insert(headers::KEY, value);
+        if answer.status() == StatusCode::OK {
+            headers::set(answer.headers_mut(), headers::KEY, key);
         }
         answer
     }

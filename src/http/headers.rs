@@ -1,6 +1,8 @@
-//! Names of the headers that are ours, and of those that `http` does not know.
+//! Names of the headers that are ours, and of those that `http` does not know; and how a header is set.
 
-use http::HeaderName;
+use std::fmt::Display;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// A blob's version, on requests between our parts and on every answer about a blob.
 pub const VERSION: HeaderName = HeaderName::from_static("x-backpack-version");
@@ -24,3 +26,11 @@ pub const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 pub const DIGEST: HeaderName = HeaderName::from_static("digest");
 /// The request id that travels from part to part.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Sets a header to a value that is made of our own text, numbers and checked values.
+pub fn set(to: &mut HeaderMap, name: HeaderName, value: impl Display) {
+    // Such a text is always a header's value; if it were not, a message without it is better than none.
+    if let Ok(value) = HeaderValue::try_from(value.to_string()) {
+        to.insert(name, value);
+    }
+}

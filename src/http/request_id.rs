@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 
-use super::headers::REQUEST_ID;
+use super::headers::{REQUEST_ID, set};
 
 /// Longer ids are replaced: they stand in every log line and task.
 const MAX_BYTES: usize = 64;
@@ -39,9 +39,7 @@ impl RequestId {
 
     /// Puts the id on a request or an answer.
     pub fn write_to(&self, headers: &mut HeaderMap) {
-        if let Ok(value) = HeaderValue::try_from(&self.0) {
-            headers.insert(REQUEST_ID, value);
-        }
+        set(headers, REQUEST_ID, &self.0);
     }
 }
 
@@ -59,6 +57,8 @@ impl fmt::Debug for RequestId {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]

@@ -1,23 +1,13 @@
 //! The headers of answers about blobs.
 
-use std::fmt::Display;
-
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 
 use super::conditions;
 use crate::{
-    http::headers,
+    http::headers::{self, set},
     model::{Version, range::Span},
     storage::BlobInfo,
 };
-
-/// Sets a header to a value that is made of our own text, numbers and checked values.
-pub fn set(to: &mut HeaderMap, name: HeaderName, value: impl Display) {
-    // Such a text is always a header's value; if it were not, an answer without it is better than none.
-    if let Ok(value) = HeaderValue::try_from(value.to_string()) {
-        to.insert(name, value);
-    }
-}
 
 /// The version a key holds, as ours and as entity tag.
 pub fn write_version(version: Version, to: &mut HeaderMap) {

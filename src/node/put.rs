@@ -46,7 +46,7 @@ pub async fn put(
         Before::Newer(_) => StatusCode::OK,
     };
     let mut answer = answer(status, version, &written);
-    head::set(answer.headers_mut(), headers::CHECKSUM, written.checksum);
+    headers::set(answer.headers_mut(), headers::CHECKSUM, written.checksum);
     Ok(answer)
 }
 
@@ -111,7 +111,7 @@ fn answer(status: StatusCode, version: Version, written: &Written) -> Answer {
     };
     head::write_version(held, answer.headers_mut());
     if let Before::Older { length } = written.before {
-        head::set(answer.headers_mut(), headers::REPLACED, length);
+        headers::set(answer.headers_mut(), headers::REPLACED, length);
     }
     answer
 }

@@ -117,10 +117,10 @@ impl Refusal {
 
     fn write_to(&self, to: &mut http::HeaderMap) {
         match self {
-            Self::Deleted(version) => head::set(to, headers::VERSION, version),
+            Self::Deleted(version) => headers::set(to, headers::VERSION, version),
             Self::Precondition(Some(version)) => head::write_version(*version, to),
             Self::Unsatisfiable { length } => {
-                head::set(to, header::CONTENT_RANGE, format_args!("bytes */{length}"));
+                headers::set(to, header::CONTENT_RANGE, format_args!("bytes */{length}"));
             }
             // 404 makes nginx ask the next server of the shard; the header tells apart what was never here.
             Self::Storage(StorageError::Damaged(_)) => {
