@@ -19,11 +19,9 @@ use backpack::{
 use queue_cases::{
     MOMENT, NOW, SOON,
     backend::{KEY, info, map_with, options},
-    claim_all, claim_one, counts,
-    double::Slow,
-    id, keys, nothing_to_claim, stats, task, tasks, want,
+    claim_all, claim_one, counts, id, keys, nothing_to_claim, stats, task, tasks, want,
 };
-use support::{redis::Redis, wait::eventually};
+use support::{queue::WatchedQueue, redis::Redis, wait::eventually};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -49,12 +47,18 @@ impl Members {
     }
 }
 
+fn slow(queue: &Arc<dyn Queue>) -> Arc<WatchedQueue> {
+    let watched = WatchedQueue::new(Arc::clone(queue));
+    *watched.claim_delay.lock() = SLOW;
+    Arc::new(watched)
+}
+
 /// A slow queue with tasks of target `slow`, one that is not with tasks of `quick`, and both as one.
-async fn slow_and_quick() -> (Members, Arc<Slow>, Arc<dyn Queue>) {
+async fn slow_and_quick() -> (Members, Arc<WatchedQueue>, Arc<dyn Queue>) {
     let members = Members::new(2);
     members.queues[0].push(&tasks("slow", "s", 3), NOW).await.unwrap();
     members.queues[1].push(&tasks("quick", "q", 3), NOW).await.unwrap();
-    let slow = Slow::new(Arc::clone(&members.queues[0]), SLOW);
+    let slow = slow(&members.queues[0]);
     let both: Vec<(String, Arc<dyn Queue>)> =
         vec![("m0".into(), slow.clone()), ("m1".into(), Arc::clone(&members.queues[1]))];
     (members, slow, Arc::new(ReplicatedQueue::new(both, BACKUP_DELAY)))
@@ -77,7 +81,7 @@ async fn a_late_claim_that_is_not_wanted_goes_back_untried() {
     let (members, slow, queue) = slow_and_quick().await;
     assert_eq!(queue.claim(&want(10), SOON).await.unwrap().len(), 3);
     counts(&members.queues[0], "slow", [0, 0, 3, 0]).await;
-    slow.heal();
+    *slow.claim_delay.lock() = Duration::ZERO;
     let except = Want { except: [id("slow")].into(), ..want(10) };
     assert_eq!(queue.claim(&except, SLOW * 2).await.unwrap(), []);
     counts(&members.queues[0], "slow", [3, 0, 0, 0]).await;
@@ -88,8 +92,8 @@ async fn a_late_claim_that_is_not_wanted_goes_back_untried() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_all_members_are_slow_tasks_come_all_the_same() {
     let members = Members::new(2);
-    let slow = |place: usize| Slow::new(Arc::clone(&members.queues[place]), SLOW) as Arc<dyn Queue>;
-    let both = vec![("m0".to_owned(), slow(0)), ("m1".to_owned(), slow(1))];
+    let member = |place: usize| (format!("m{place}"), slow(&members.queues[place]) as Arc<dyn Queue>);
+    let both = vec![member(0), member(1)];
     let queue: Arc<dyn Queue> = Arc::new(ReplicatedQueue::new(both, BACKUP_DELAY));
     for n in 0..4 {
         queue.push(&tasks("4", &format!("k{n}-"), 5), NOW).await.unwrap();

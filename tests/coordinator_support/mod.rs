@@ -4,14 +4,10 @@
 #![allow(dead_code, reason = "each test crate uses its own part of it")]
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::Duration,
 };
 
-use async_trait::async_trait;
 use backpack::{
     client::Servers,
     cluster::{
@@ -24,15 +20,13 @@ use backpack::{
     daemon::{Shutdown, install_tls_provider},
     model::{QueueInfo, Server, ServerId, ShardId, Task},
     node,
-    queue::{
-        CLAIM_LEASE, Claim, DeadLetter, EmbeddedQueue, Filter, Listed, Queue, QueueError, QueueStats, Want,
-    },
+    queue::{CLAIM_LEASE, EmbeddedQueue, Filter, Queue},
     storage::{Engine, Options},
 };
 use clap::Parser;
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use crate::support::{http::Request, original_node::OriginalNode};
+use crate::support::{http::Request, original_node::OriginalNode, queue::WatchedQueue};
 
 /// What stands behind a server of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +46,7 @@ pub struct Cluster {
     /// The stand-ins, in the order of the shards.
     pub originals: Vec<OriginalNode>,
     store: Arc<dyn MapStore>,
-    queue: Arc<Breakable>,
+    queue: Arc<WatchedQueue>,
     /// Of the coordinator; the nodes go on until the test ends.
     shutdown: Shutdown,
     serving: Option<JoinHandle<()>>,
@@ -133,7 +127,7 @@ impl Cluster {
         }
         let queue_dir = dir.path().join("queue");
         let inner = Arc::new(EmbeddedQueue::open(&queue_dir, CLAIM_LEASE).unwrap());
-        let queue = Arc::new(Breakable { inner, broken: AtomicBool::new(false) });
+        let queue = Arc::new(WatchedQueue::new(inner));
         let view = View::start(store.clone(), shutdown.child());
         view.loaded().await;
         let mut config = Flags::parse_from(["coordinator", "--flush", "50"]).config;
@@ -165,13 +159,13 @@ impl Cluster {
 
     /// All tasks in the queue.
     pub async fn tasks(&self) -> Vec<Task> {
-        let listed = self.queue.inner.list(&Filter::default(), 1000).await.unwrap();
+        let listed = self.queue.list(&Filter::default(), 1000).await.unwrap();
         listed.into_iter().map(|listed| listed.task).collect()
     }
 
     /// From now on the queue takes nothing.
     pub fn break_queue(&self) {
-        self.queue.broken.store(true, Relaxed);
+        self.queue.full.store(true, SeqCst);
     }
 
     /// Another server takes the place of one in the map.
@@ -187,7 +181,7 @@ impl Cluster {
 
     /// Ends [`Cluster::break_queue`].
     pub fn mend_queue(&self) {
-        self.queue.broken.store(false, Relaxed);
+        self.queue.full.store(false, SeqCst);
     }
 
     /// Used bytes of a shard in the map store.
@@ -213,63 +207,5 @@ impl Cluster {
     pub async fn stop(&mut self) {
         self.shutdown.begin();
         self.serving.take().unwrap().await.unwrap();
-    }
-}
-
-/// A queue that can be made to take nothing.
-struct Breakable {
-    inner: Arc<dyn Queue>,
-    broken: AtomicBool,
-}
-
-#[async_trait]
-impl Queue for Breakable {
-    async fn push(&self, tasks: &[Task], delay: Duration) -> Result<(), QueueError> {
-        if self.broken.load(Relaxed) {
-            return Err(QueueError::Unavailable("broken by the test".to_owned()));
-        }
-        self.inner.push(tasks, delay).await
-    }
-    async fn cancel(&self, tasks: &[Task]) -> Result<(), QueueError> {
-        self.inner.cancel(tasks).await
-    }
-    async fn claim(&self, want: &Want, wait: Duration) -> Result<Vec<Claim>, QueueError> {
-        self.inner.claim(want, wait).await
-    }
-    async fn renew(&self, claims: &[Claim]) -> Result<(), QueueError> {
-        self.inner.renew(claims).await
-    }
-    async fn ack(&self, claims: &[Claim]) -> Result<(), QueueError> {
-        self.inner.ack(claims).await
-    }
-    async fn retry(&self, claim: &Claim, delay: Duration) -> Result<(), QueueError> {
-        self.inner.retry(claim, delay).await
-    }
-    async fn release(&self, claim: &Claim, delay: Duration) -> Result<(), QueueError> {
-        self.inner.release(claim, delay).await
-    }
-    async fn bury(&self, claim: &Claim, reason: &str) -> Result<(), QueueError> {
-        self.inner.bury(claim, reason).await
-    }
-    async fn stats(&self) -> Result<QueueStats, QueueError> {
-        self.inner.stats().await
-    }
-    async fn list(&self, filter: &Filter, limit: usize) -> Result<Vec<Listed>, QueueError> {
-        self.inner.list(filter, limit).await
-    }
-    async fn dead(&self, filter: &Filter, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
-        self.inner.dead(filter, limit).await
-    }
-    async fn redrive(&self, filter: &Filter) -> Result<u64, QueueError> {
-        self.inner.redrive(filter).await
-    }
-    async fn discard(&self, filter: &Filter) -> Result<u64, QueueError> {
-        self.inner.discard(filter).await
-    }
-    async fn pause(&self, target: &ServerId) -> Result<(), QueueError> {
-        self.inner.pause(target).await
-    }
-    async fn resume(&self, target: &ServerId) -> Result<(), QueueError> {
-        self.inner.resume(target).await
     }
 }

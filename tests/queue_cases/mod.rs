@@ -4,7 +4,6 @@
 
 pub mod backend;
 pub mod claims;
-pub mod double;
 pub mod letters;
 pub mod tasks;
 

@@ -2,12 +2,7 @@
 
 #![allow(dead_code, reason = "each test crate compiles this module and uses its own part of it")]
 
-pub mod queue;
-
-use std::{
-    sync::{Arc, atomic::Ordering::SeqCst},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use backpack::{
     client::{Servers, Timeouts},
@@ -17,10 +12,9 @@ use backpack::{
     replicator::{self, Config, Deps},
     telemetry::health::Readiness,
 };
-use queue::Watched;
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::support::{original_node::OriginalNode, wait::eventually};
+use crate::support::{original_node::OriginalNode, queue::WatchedQueue, wait::eventually};
 
 /// Short, for some tests wait for their end; long enough for a healthy server on a busy machine.
 pub const TIMEOUTS: Timeouts = Timeouts {
@@ -49,7 +43,7 @@ pub fn config() -> Config {
 
 /// A queue and a map.
 pub struct Rig {
-    pub queue: Arc<Watched>,
+    pub queue: Arc<WatchedQueue>,
     map: watch::Sender<Arc<ClusterMap>>,
     _dir: tempfile::TempDir,
 }
@@ -65,7 +59,7 @@ impl Rig {
     /// An empty map and this queue.
     pub fn on(queue: Arc<dyn Queue>, dir: tempfile::TempDir) -> Self {
         let map = watch::Sender::new(Arc::new(ClusterMap::default()));
-        Self { queue: Arc::new(Watched::new(queue)), map, _dir: dir }
+        Self { queue: Arc::new(WatchedQueue::new(queue)), map, _dir: dir }
     }
 
     /// Adds a server at `127.0.0.1:port` to the map, or gives it another address.
@@ -194,10 +188,4 @@ pub fn delete(key: &str, number: u128, to: &str) -> Task {
 /// How many requests of that method a stand-in saw.
 pub fn count(node: &OriginalNode, method: &str) -> usize {
     node.seen().iter().filter(|request| request.method == method).count()
-}
-
-impl Watched {
-    pub fn released(&self) -> usize {
-        self.released.load(SeqCst)
-    }
 }

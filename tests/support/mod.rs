@@ -5,6 +5,7 @@
 //! - [`daemon`]: one of our own programs as such a process, with its log
 //! - [`zookeeper`], [`redis`], [`nginx`]: the real servers; [`tls`]: certificates for them; [`znodes`]: what stands in ZooKeeper
 //! - [`original_node`]: a storage server that behaves as the original's node does, with faults on demand
+//! - [`queue`]: a queue that is watched, and fails on demand
 //! - [`http`]: a client that sends what it is told to, byte for byte
 //! - [`port`]: ports that no other test has
 //! - [`cluster`]: all of it as one cluster, of [`shard_server`]s and our own programs, set up by [`admin`], read through
@@ -24,6 +25,7 @@ pub mod nginx;
 pub mod original_node;
 pub mod port;
 pub mod process;
+pub mod queue;
 pub mod redis;
 pub mod shard_server;
 pub mod tls;

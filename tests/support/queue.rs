@@ -16,15 +16,19 @@ use backpack::{
 };
 use parking_lot::Mutex;
 
-/// Counts what a replicator does to the queue, and fails on demand.
-pub struct Watched {
+/// Counts what is done to the queue, and fails or is slow on demand.
+pub struct WatchedQueue {
     inner: Arc<dyn Queue>,
-    /// Every call is answered with an error.
+    /// Every call of a replicator is answered with an error.
     pub down: AtomicBool,
+    /// Pushes are answered with an error.
+    pub full: AtomicBool,
     /// Acknowledgements are answered with an error.
     pub deaf: AtomicBool,
     /// A retry of this key panics.
     pub panics: Mutex<Option<Key>>,
+    /// Claims are made at once and answered so much later.
+    pub claim_delay: Mutex<Duration>,
     /// Calls of [`Queue::claim`].
     pub claims: AtomicUsize,
     /// Tasks claimed and not yet settled, per target.
@@ -35,19 +39,20 @@ pub struct Watched {
     most_of: Mutex<HashMap<ServerId, usize>>,
     /// Calls of [`Queue::ack`].
     pub acks: AtomicUsize,
-    /// Tasks given back uncounted.
-    pub released: AtomicUsize,
+    released: AtomicUsize,
     /// Tasks given back counted.
     pub retried: AtomicUsize,
 }
 
-impl Watched {
+impl WatchedQueue {
     pub fn new(inner: Arc<dyn Queue>) -> Self {
         Self {
             inner,
             down: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
+            full: AtomicBool::new(false),
             panics: Mutex::new(None),
+            claim_delay: Mutex::new(Duration::ZERO),
             claims: AtomicUsize::new(0),
             held: Mutex::new(HashMap::new()),
             most_held: AtomicUsize::new(0),
@@ -63,11 +68,13 @@ impl Watched {
         self.most_of.lock().get(&target.parse().expect("an id")).copied().unwrap_or(0)
     }
 
+    /// Tasks given back uncounted.
+    pub fn released(&self) -> usize {
+        self.released.load(SeqCst)
+    }
+
     fn check(&self) -> Result<(), QueueError> {
-        match self.down.load(SeqCst) {
-            true => Err(QueueError::Unavailable("the test says so".to_owned())),
-            false => Ok(()),
-        }
+        fail_if(&self.down)
     }
 
     fn settled(&self, claims: &[Claim]) {
@@ -92,8 +99,9 @@ impl Watched {
 }
 
 #[async_trait]
-impl Queue for Watched {
+impl Queue for WatchedQueue {
     async fn push(&self, tasks: &[Task], delay: Duration) -> Result<(), QueueError> {
+        fail_if(&self.full)?;
         self.inner.push(tasks, delay).await
     }
 
@@ -106,6 +114,10 @@ impl Queue for Watched {
         self.check()?;
         let claims = self.inner.claim(want, wait).await?;
         self.claimed(&claims);
+        let delay = *self.claim_delay.lock();
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
         Ok(claims)
     }
 
@@ -176,5 +188,12 @@ impl Queue for Watched {
 
     async fn resume(&self, target: &ServerId) -> Result<(), QueueError> {
         self.inner.resume(target).await
+    }
+}
+
+fn fail_if(fault: &AtomicBool) -> Result<(), QueueError> {
+    match fault.load(SeqCst) {
+        true => Err(QueueError::Unavailable("the test says so".to_owned())),
+        false => Ok(()),
     }
 }
