@@ -285,7 +285,7 @@ async fn a_claim_of_a_server_that_died_is_an_error_to_end_and_its_backup_is_take
 async fn both_down_is_said_of_both() {
     let servers = two_redis();
     let queue = both(&servers, MOMENT);
-    servers.iter().for_each(Redis::kill);
+    servers.iter().for_each(|server| server.kill());
     let (result, took) = timed(queue.push(&[task("4", "k")], NOW)).await;
     let Err(QueueError::Unavailable(text)) = result else { panic!("{result:?}") };
     assert!(servers.iter().all(|redis| text.contains(&redis.addr())), "{text}");

@@ -1,6 +1,6 @@
 //! One of our own programs as a process.
 
-use std::{path::Path, process::ExitStatus, time::Duration};
+use std::{ops::Deref, path::Path, time::Duration};
 
 use tempfile::TempDir;
 
@@ -18,6 +18,14 @@ pub struct Daemon {
     process: Process,
     // Dropped after the process, which writes its log there.
     _folder: TempDir,
+}
+
+impl Deref for Daemon {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
 }
 
 impl Daemon {
@@ -51,46 +59,6 @@ impl Daemon {
         wait_for(&format!("a line of the log contains {text:?}"), within, || {
             self.log().lines().find(|line| line.contains(text)).map(str::to_owned)
         })
-    }
-
-    /// What it wrote to stdout and stderr since it was last started.
-    pub fn log(&self) -> String {
-        self.process.log()
-    }
-
-    /// How it ended, if it did.
-    pub fn ended(&self) -> Option<ExitStatus> {
-        self.process.ended()
-    }
-
-    /// Its process id.
-    pub fn id(&self) -> u32 {
-        self.process.id()
-    }
-
-    /// SIGKILL.
-    pub fn kill(&self) {
-        self.process.kill();
-    }
-
-    /// SIGSTOP: connections stay, nothing is answered.
-    pub fn stop(&self) {
-        self.process.stop();
-    }
-
-    /// SIGCONT.
-    pub fn cont(&self) {
-        self.process.cont();
-    }
-
-    /// SIGTERM, and waits for its end. Panics when it takes longer.
-    pub fn terminate(&self, within: Duration) -> ExitStatus {
-        self.process.terminate(within)
-    }
-
-    /// Waits until it ends by itself. Panics when it takes longer.
-    pub fn wait_for_end(&self, within: Duration) -> ExitStatus {
-        self.process.wait_for_end(within)
     }
 
     /// Starts it again with the same arguments and data, killing it first if it runs. Returns at once.

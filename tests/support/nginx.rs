@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::TcpStream,
+    ops::Deref,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -20,6 +21,14 @@ pub struct Nginx {
     process: Process,
     port: u16,
     folder: TempDir,
+}
+
+impl Deref for Nginx {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
 }
 
 impl Nginx {
@@ -62,26 +71,6 @@ impl Nginx {
     pub fn requests(&self) -> Vec<String> {
         let log = fs::read_to_string(self.folder.path().join("requests.log")).unwrap_or_default();
         log.lines().map(str::to_owned).collect()
-    }
-
-    /// What it complained about since it was last started.
-    pub fn log(&self) -> String {
-        self.process.log()
-    }
-
-    /// SIGKILL.
-    pub fn kill(&self) {
-        self.process.kill();
-    }
-
-    /// SIGSTOP: connections are taken by the kernel, nothing is answered.
-    pub fn stop(&self) {
-        self.process.stop();
-    }
-
-    /// SIGCONT.
-    pub fn cont(&self) {
-        self.process.cont();
     }
 
     /// Starts it again on the same port and files, killing it first if it runs.

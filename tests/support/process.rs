@@ -70,7 +70,8 @@ impl Program {
     }
 }
 
-/// A process that runs a [`Program`].
+/// A process that runs a [`Program`]. The servers and programs of the other files deref to theirs: all of them are killed,
+/// frozen and looked at in the same way.
 pub struct Process {
     program: Program,
     log: PathBuf,

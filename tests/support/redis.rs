@@ -1,6 +1,6 @@
 //! Real Redis servers.
 
-use std::{fs, time::Duration};
+use std::{fs, ops::Deref, time::Duration};
 
 use tempfile::TempDir;
 
@@ -31,6 +31,14 @@ pub struct Redis {
     _folder: TempDir,
 }
 
+impl Deref for Redis {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
 impl Redis {
     /// A server that forgets everything when it ends.
     pub fn start() -> Self {
@@ -58,21 +66,6 @@ impl Redis {
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    /// SIGKILL.
-    pub fn kill(&self) {
-        self.process.kill();
-    }
-
-    /// SIGSTOP: connections stay, nothing is answered.
-    pub fn stop(&self) {
-        self.process.stop();
-    }
-
-    /// SIGCONT.
-    pub fn cont(&self) {
-        self.process.cont();
     }
 
     /// Starts it again on the same port (empty, unless `appendonly`), killing it first if it runs.

@@ -1,6 +1,6 @@
 //! Real ZooKeeper servers, alone or three together.
 
-use std::{fs, path::Path};
+use std::{fs, ops::Deref, path::Path};
 
 use tempfile::TempDir;
 
@@ -33,6 +33,14 @@ pub struct ZooKeeper {
     tls_port: Option<u16>,
     // Dropped after the process, which writes there.
     _folder: TempDir,
+}
+
+impl Deref for ZooKeeper {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
 }
 
 impl ZooKeeper {
@@ -70,21 +78,6 @@ impl ZooKeeper {
     /// `127.0.0.1:port` of the TLS port. Panics on a server without.
     pub fn tls_addr(&self) -> String {
         format!("127.0.0.1:{}", self.tls_port.expect("started with start_tls"))
-    }
-
-    /// SIGKILL.
-    pub fn kill(&self) {
-        self.process.kill();
-    }
-
-    /// SIGSTOP: connections stay, nothing is answered.
-    pub fn stop(&self) {
-        self.process.stop();
-    }
-
-    /// SIGCONT.
-    pub fn cont(&self) {
-        self.process.cont();
     }
 
     /// Starts it again on the same port and data, killing it first if it runs, and waits until it serves.
