@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 
-use super::{ServerError, Servers, blob_request, error, put::parse};
+use super::{ServerError, Servers, blob_request, error};
 use crate::{
     http::{RequestId, headers},
     model::{Key, Server, Version},
@@ -33,8 +33,8 @@ impl Servers {
         match response.status() {
             StatusCode::OK | StatusCode::NO_CONTENT | StatusCode::NOT_FOUND | StatusCode::GONE => {
                 Ok(Deleted {
-                    version: parse(response.headers(), headers::VERSION),
-                    replaced: parse(response.headers(), headers::REPLACED).unwrap_or(0),
+                    version: headers::get(response.headers(), headers::VERSION),
+                    replaced: headers::get(response.headers(), headers::REPLACED).unwrap_or(0),
                 })
             }
             _ => Err(error::from_answer(response).await),

@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::{ServerError, Servers, blob_request, error, put::parse};
+use super::{ServerError, Servers, blob_request, error};
 use crate::{
     http::{Body, RequestId, body::BoxError, headers},
     model::{Checksum, Key, Meta, Server, Version},
@@ -33,17 +33,17 @@ pub struct Fetched {
 impl Fetched {
     /// The version; only our own nodes say.
     pub fn version(&self) -> Option<Version> {
-        parse(&self.headers, headers::VERSION)
+        headers::get(&self.headers, headers::VERSION)
     }
 
     /// The checksum of the whole blob; only our own nodes say.
     pub fn checksum(&self) -> Option<Checksum> {
-        parse(&self.headers, headers::CHECKSUM)
+        headers::get(&self.headers, headers::CHECKSUM)
     }
 
     /// Bytes of the body, where they were announced.
     pub fn length(&self) -> Option<u64> {
-        parse(&self.headers, header::CONTENT_LENGTH)
+        headers::get(&self.headers, header::CONTENT_LENGTH)
     }
 
     /// Whether a body that is cut short is told from a whole one. Only a server older than HTTP/1.1 ends bodies by closing.
@@ -148,7 +148,7 @@ impl Servers {
                 let stall = self.timeouts.stall;
                 Ok(Answered::Blob(Fetched { status: head.status, headers: head.headers, body, stall }))
             }
-            StatusCode::GONE => Ok(Answered::Deleted(parse(response.headers(), headers::VERSION))),
+            StatusCode::GONE => Ok(Answered::Deleted(headers::get(response.headers(), headers::VERSION))),
             _ => Err(error::from_answer(response).await),
         }
     }

@@ -169,13 +169,8 @@ fn write_head(head: &PutHead, to: &mut HeaderMap) {
 fn read_stored(status: StatusCode, from: &HeaderMap) -> Stored {
     Stored {
         created: status == StatusCode::CREATED,
-        version: parse(from, headers::VERSION),
-        replaced: parse(from, headers::REPLACED).unwrap_or(0),
-        checksum: parse(from, headers::CHECKSUM),
+        version: headers::get(from, headers::VERSION),
+        replaced: headers::get(from, headers::REPLACED).unwrap_or(0),
+        checksum: headers::get(from, headers::CHECKSUM),
     }
-}
-
-/// A header's value, where it is there and can be read.
-pub(super) fn parse<T: std::str::FromStr>(from: &HeaderMap, name: http::HeaderName) -> Option<T> {
-    from.get(name)?.to_str().ok()?.parse().ok()
 }

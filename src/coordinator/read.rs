@@ -101,7 +101,7 @@ impl Coordinator {
     ) -> Result<Answer, RequestError> {
         let map = self.known_map().await?;
         let shard = self.find_shard(&map, shard)?;
-        let conditions = pick(asked, &ASKED);
+        let conditions = headers::pick(asked, &ASKED);
         let mut lacking = Vec::new();
         let mut tried = Tried::default();
         for server in
@@ -186,18 +186,8 @@ impl Coordinator {
     }
 }
 
-fn pick(from: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
-    let mut picked = HeaderMap::new();
-    for name in names {
-        for value in from.get_all(name) {
-            picked.append(name, value.clone());
-        }
-    }
-    picked
-}
-
 fn pass_on(blob: Fetched, method: &Method) -> Answer {
-    let mut to = pick(&blob.headers, &ANSWERED);
+    let mut to = headers::pick(&blob.headers, &ANSWERED);
     for (name, value) in &blob.headers {
         if name.as_str().starts_with("x-amz-") || name.as_str().starts_with("x-backpack-") {
             to.append(name, value.clone());

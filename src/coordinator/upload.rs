@@ -44,17 +44,11 @@ impl Order {
             Some(level) => level.parse().map_err(|error: String| RequestError::Bad(error))?,
             None => map.pool(&pool).write,
         };
-        let mut conditions = HeaderMap::new();
-        for name in [header::IF_MATCH, header::IF_NONE_MATCH] {
-            for value in head.headers.get_all(&name) {
-                conditions.append(&name, value.clone());
-            }
-        }
         Ok(Self {
             pool,
             level,
             meta: Meta::from_headers(&head.headers).map_err(|error| bad(&error))?,
-            conditions,
+            conditions: headers::pick(&head.headers, &[header::IF_MATCH, header::IF_NONE_MATCH]),
             expected: Expected::from_headers(&head.headers).map_err(|error| bad(&error))?,
         })
     }

@@ -1,6 +1,6 @@
-//! Names of the headers that are ours, and of those that `http` does not know; and how a header is set.
+//! Names of the headers that are ours, and of those that `http` does not know; how a header is set and read.
 
-use std::fmt::Display;
+use std::{fmt::Display, str::FromStr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -33,4 +33,20 @@ pub fn set(to: &mut HeaderMap, name: HeaderName, value: impl Display) {
     if let Ok(value) = HeaderValue::try_from(value.to_string()) {
         to.insert(name, value);
     }
+}
+
+/// A header's value, where it is there and can be read.
+pub fn get<T: FromStr>(from: &HeaderMap, name: HeaderName) -> Option<T> {
+    from.get(name)?.to_str().ok()?.parse().ok()
+}
+
+/// All values of these headers.
+pub fn pick(from: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
+    let mut picked = HeaderMap::new();
+    for name in names {
+        for value in from.get_all(name) {
+            picked.append(name, value.clone());
+        }
+    }
+    picked
 }

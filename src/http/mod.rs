@@ -1,7 +1,7 @@
 //! HTTP as all roles serve it.
 //!
 //! - [`body`]: what an answer carries
-//! - [`headers`]: names of our own headers, and how they are set
+//! - [`headers`]: names of our own headers, and how headers are set and read
 //! - [`reply`]: answers and errors, JSON `{"error":"..."}`
 //! - [`incoming`]: a request's body with time-outs and limits
 //! - `linger`: closing so that a client in mid upload still gets its answer

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use rustix::fs::OFlags;
@@ -112,17 +112,12 @@ impl Sender {
         to.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         let content_type = content_type::of(&upload.path);
         to.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-        set(to, headers::CHECKSUM, checksum)?;
+        headers::set(to, headers::CHECKSUM, checksum);
         if let Some(write) = self.write {
-            set(to, headers::WRITE, write)?;
+            headers::set(to, headers::WRITE, write);
         }
         Ok(request)
     }
-}
-
-fn set(to: &mut HeaderMap, name: HeaderName, value: impl ToString) -> Result<(), Failure> {
-    to.insert(name, HeaderValue::try_from(value.to_string()).map_err(Failure::never)?);
-    Ok(())
 }
 
 /// Opens what must still be a regular file: not a link that somebody put there since, and not a pipe, where opening
@@ -196,9 +191,8 @@ async fn read_answer(response: Response<Incoming>, sent: Checksum) -> Result<Pla
     struct Answer {
         shard_id: ShardId,
     }
-    let header = |name| response.headers().get(name)?.to_str().ok();
-    let version = header(headers::VERSION).and_then(|text| text.parse().ok());
-    let received: Option<Checksum> = header(headers::CHECKSUM).and_then(|text| text.parse().ok());
+    let version = headers::get(response.headers(), headers::VERSION);
+    let received: Option<Checksum> = headers::get(response.headers(), headers::CHECKSUM);
     if received.is_some_and(|received| received != sent) {
         return Err(Failure::soon("the coordinator received other bytes than were sent"));
     }
