@@ -7,9 +7,8 @@ use http::{HeaderMap, StatusCode};
 use super::{
     Coordinator,
     error::{RequestError, Tried},
-    placement,
     tasks::TaskOrigin,
-    upload::{MAX_VERSIONS_TRIED, text},
+    upload::{MAX_VERSIONS_TRIED, write_level},
 };
 use crate::{
     client::ServerError,
@@ -41,12 +40,8 @@ impl Coordinator {
     ) -> Result<Answer, RequestError> {
         let map = self.known_map().await?;
         let shard = self.find_shard(&map, shard)?;
-        let level: WriteLevel = match text(asked, headers::WRITE)? {
-            Some(level) => level.parse().map_err(RequestError::Bad)?,
-            None => map.pool(&shard.pool).write,
-        };
-        let servers =
-            placement::order_servers(&map, &shard, |id| self.fleet.standing(id, true), || fastrand::u64(..));
+        let level = write_level(&map, &shard.pool, asked)?;
+        let servers = self.order_servers(&map, &shard, true);
         let coordinator = Arc::clone(self);
         let id = id.clone();
         // A task of its own: a client that goes away must not leave a delete half made.

@@ -45,7 +45,7 @@ use crate::{
     },
     daemon::{Shutdown, VersionClock},
     http::{Limits, Server},
-    model::ClusterMap,
+    model::{self, ClusterMap, Shard},
     queue::Queue,
     telemetry::health::{Condition, Readiness},
 };
@@ -172,6 +172,12 @@ impl Coordinator {
             return Err(RequestError::NoMap);
         }
         Ok(self.view.map())
+    }
+
+    /// The servers of a shard, the best first, for a body of known or unknown length (or none).
+    fn order_servers(&self, map: &ClusterMap, shard: &Shard, length_known: bool) -> Vec<Arc<model::Server>> {
+        let standing = |id: &_| self.fleet.standing(id, length_known);
+        placement::order_servers(map, shard, standing, || fastrand::u64(..))
     }
 
     /// Takes over each change of the map, and says whether uploads can be taken.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::{
     Coordinator,
     error::{RequestError, Tried},
-    freshness, placement,
+    freshness,
     tasks::TaskOrigin,
 };
 use crate::{
@@ -104,9 +104,7 @@ impl Coordinator {
         let conditions = headers::pick(asked, &ASKED);
         let mut lacking = Vec::new();
         let mut tried = Tried::default();
-        for server in
-            placement::order_servers(&map, &shard, |id| self.fleet.standing(id, true), || fastrand::u64(..))
-        {
+        for server in self.order_servers(&map, &shard, true) {
             match self.fetch(&server, &key, &method, &conditions, id).await {
                 Ok(Answered::Blob(blob)) => {
                     self.fleet.succeeded(&server.id);

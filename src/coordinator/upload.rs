@@ -40,13 +40,9 @@ impl Order {
     fn read(map: &ClusterMap, head: &request::Parts) -> Result<Self, RequestError> {
         let bad = |error: &dyn std::fmt::Display| RequestError::Bad(error.to_string());
         let pool = choose_pool(map, head)?;
-        let level = match text(&head.headers, headers::WRITE)? {
-            Some(level) => level.parse().map_err(|error: String| RequestError::Bad(error))?,
-            None => map.pool(&pool).write,
-        };
         Ok(Self {
+            level: write_level(map, &pool, &head.headers)?,
             pool,
-            level,
             meta: Meta::from_headers(&head.headers).map_err(|error| bad(&error))?,
             conditions: headers::pick(&head.headers, &[header::IF_MATCH, header::IF_NONE_MATCH]),
             expected: Expected::from_headers(&head.headers).map_err(|error| bad(&error))?,
@@ -66,8 +62,20 @@ fn choose_pool(map: &ClusterMap, head: &request::Parts) -> Result<PoolName, Requ
     Ok(chosen.map(|(name, _)| name.clone()).unwrap_or_default())
 }
 
+/// The write level a request asks for, else the pool's.
+pub(super) fn write_level(
+    map: &ClusterMap,
+    pool: &PoolName,
+    asked: &HeaderMap,
+) -> Result<WriteLevel, RequestError> {
+    match text(asked, headers::WRITE)? {
+        Some(level) => level.parse().map_err(RequestError::Bad),
+        None => Ok(map.pool(pool).write),
+    }
+}
+
 /// A header's text; one that is no text is the client's mistake.
-pub(super) fn text(from: &HeaderMap, name: http::HeaderName) -> Result<Option<&str>, RequestError> {
+fn text(from: &HeaderMap, name: http::HeaderName) -> Result<Option<&str>, RequestError> {
     let Some(value) = from.get(&name) else { return Ok(None) };
     value.to_str().map(Some).map_err(|_| RequestError::Bad(format!("the value of {name} is no text")))
 }
@@ -171,9 +179,7 @@ impl Coordinator {
                 Err(NoShard::AllDown) => return Err(no_server(fanout, tried)),
             };
             let mut reservation = self.usage.reserve(&shard, need);
-            let known = source.known_length().is_some();
-            let standing = |server: &_| self.fleet.standing(server, known);
-            let candidates = placement::order_servers(map, &shard, standing, || fastrand::u64(..));
+            let candidates = self.order_servers(map, &shard, source.known_length().is_some());
             let needed = level.copies(shard.servers.len());
             match fanout.run(source, candidates, needed, &mut reservation).await {
                 Ok(reached) => return Ok((shard, reached, reservation)),
