@@ -1,7 +1,6 @@
 //! The storage daemon: a server of a shard, speaking HTTP over the engine.
 //!
 //! - [`serve`]: the daemon; [`Deps`]: what it stands on
-//! - `config`: its command line; `run`: from there to [`serve`]
 //! - [`run()`]: from the command line ([`Args`], [`Config`]) to [`serve`]
 //! - `target`: what a request is about; `get`, `put`, `list`, `stats`: the answers
 //! - `conditions`: `If-*` and `Range`, decided; `head`: headers of answers about blobs

@@ -190,7 +190,7 @@ impl Follower {
             }
             return;
         };
-        let label = if path.starts_with("/shard-size-") { "/shard-size" } else { path };
+        let label = if shard_of_size_path(path).is_some() { "/shard-size" } else { path };
         metrics::counter!("backpack_map_errors_total", "document" => label.to_owned()).increment(1);
         if self.troubles.get(path) != Some(&trouble) {
             match &trouble {
