@@ -1,11 +1,11 @@
-//! The storage daemon: blobs of a shard over HTTP, out of one directory.
+//! `backpack-node`: keeps blobs of a shard in one directory. Wiring only; the role is `backpack::node`.
 
 use std::process::ExitCode;
 
 use backpack::{
-    daemon::{self, Shutdown},
+    daemon::{Shutdown, program},
     node,
-    telemetry::log::{self, LogArgs},
+    telemetry::log::LogArgs,
 };
 use clap::Parser;
 
@@ -29,21 +29,12 @@ struct Program {
     log: LogArgs,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let program = Program::parse();
-    match run(program).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("backpack-node: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    let args = Program::parse();
+    program::run(&args.log, run(args.node))
 }
 
-async fn run(program: Program) -> anyhow::Result<()> {
-    log::init(&program.log).map_err(anyhow::Error::msg)?;
-    daemon::install_tls_provider();
-    let shutdown = Shutdown::on_signal(program.node.drain())?;
-    node::run(program.node, shutdown).await
+async fn run(args: node::Args) -> anyhow::Result<()> {
+    let shutdown = Shutdown::on_signal(args.drain())?;
+    node::run(args, shutdown).await
 }
