@@ -10,7 +10,7 @@ use clap::{
 use super::{
     MISUSE, add_server::AddServer, add_shard::AddShard, completions::Completions,
     coordinator_init::CoordinatorInit, disable_shard::DisableShard, dump_shards::DumpShards,
-    enable_shard::EnableShard, nginx::NginxConfig, old_names, print_stats::PrintStats, put,
+    enable_shard::EnableShard, nginx_config::NginxConfig, old_names, print_stats::PrintStats, put,
     queue::QueueCommand, recount::Recount, set_pool::SetPool, set_queue::SetQueue, status::Status,
 };
 use crate::telemetry::log::LogArgs;

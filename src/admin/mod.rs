@@ -5,7 +5,7 @@
 //! - `context`: the map store, the map and the queue that commands stand on; `misuse`: calls that cannot be meant
 //! - `report`: text and JSON; `table`, `age`, `percent`, `order`: how things are shown
 //! - `address`, `queue_place`, `server_list`: what is typed; `probe`: asks servers how they are
-//! - [`nginx_config`]: renders the read path's configuration; `nginx`: the command around it
+//! - [`nginx_config`]: the read path's configuration
 //! - [`put`]: folders of files into a cluster
 
 mod add_server;
@@ -20,7 +20,6 @@ mod disable_shard;
 mod dump_shards;
 mod enable_shard;
 mod misuse;
-mod nginx;
 pub mod nginx_config;
 mod old_names;
 mod order;

@@ -1,173 +1,94 @@
-//! The configuration of nginx for the read path, rendered from a map. Pure: no I/O, the same map gives the same text.
+//! `nginx-config`: the read path's configuration for the map as it is, once or for as long as it runs.
 //!
-//! What each line of it is for stands in `template.conf` itself; this file fills in what depends on the map.
-//! `tests/nginx_read_path.rs` runs it under a real nginx.
+//! - [`NginxConfig`]: the command
+//! - [`render()`]: the configuration of a map
+//! - `file`: the file it writes; `watch`: follows the map; `exec`: runs what makes nginx read the file again
 
-use std::{fmt::Write, net::Ipv6Addr};
+mod exec;
+mod file;
+mod render;
+mod watch;
 
-use crate::model::{ClusterMap, Server, ServerId, Shard, ShardId};
+use std::path::PathBuf;
 
-const TEMPLATE: &str = include_str!("template.conf");
+use serde_json::json;
 
-/// What the map does not say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
-    /// Where nginx listens, in its own words: `8080`, `127.0.0.1:8080`, `[::]:8080`.
-    pub listen: String,
+pub use self::render::{Options, RenderError, render};
+use self::{
+    exec::run_command,
+    file::{Written, write_if_changed},
+};
+use super::{
+    context::{ClusterArgs, Context},
+    misuse::Misuse,
+    report::{Form, Report},
+};
+use crate::{
+    daemon::{Shutdown, shutdown::DEFAULT_DRAIN},
+    model::ClusterMap,
+};
+
+/// The command.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  backpack-admin nginx-config zk1:2181 /backpack --output /etc/nginx/nginx.conf \\\n    \
+                        --watch --exec 'nginx -s reload'"
+)]
+pub struct NginxConfig {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Where nginx listens: a port or address:port
+    #[arg(long, env = "BACKPACK_NGINX_LISTEN", value_name = "ADDRESS", default_value_t = Options::default().listen)]
+    listen: String,
+    /// Write it to this file, which is replaced as a whole; without it, it is printed
+    #[arg(long, env = "BACKPACK_NGINX_OUTPUT", value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Keep running, and write it again whenever the map changes
+    #[arg(long, env = "BACKPACK_NGINX_WATCH", value_parser = clap::builder::BoolishValueParser::new())]
+    watch: bool,
+    /// Run this with sh -c each time the file has changed
+    #[arg(long, env = "BACKPACK_NGINX_EXEC", value_name = "COMMAND")]
+    exec: Option<String>,
 }
 
-impl Default for Options {
-    /// Port 8080 on every IPv4 address: readers come from elsewhere.
-    fn default() -> Self {
-        Self { listen: "8080".into() }
-    }
-}
-
-/// Why no configuration can be written. nginx refuses a whole file for one bad line, so nothing is left out silently.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RenderError {
-    /// The original's add-server took any text as a host.
-    #[error(
-        "server {id} has {host:?} as its host, which nginx cannot use: run add-server {id} with a right URL"
-    )]
-    BadHost {
-        /// The server.
-        id: ServerId,
-        /// Its host as the map has it.
-        host: String,
-    },
-    /// The listen address would end the line it stands on.
-    #[error("{0:?} is not an address to listen on: give a port or address:port")]
-    BadListen(String),
-}
-
-/// A whole configuration file: one upstream per shard, with the shard's servers in the order of the map. A server that is
-/// not in the map is left out (a comment says so); a shard without any is answered with 503.
-///
-/// The shards are regular expressions that nginx tries one after the other, because its string lookup ignores case. That
-/// costs nothing that could be measured with 100 shards, and about 30 us of CPU per request with 1,500.
-pub fn render(map: &ClusterMap, options: &Options) -> Result<String, RenderError> {
-    if !is_plain(&options.listen) {
-        return Err(RenderError::BadListen(options.listen.clone()));
-    }
-    let mut shards = String::new();
-    let mut upstreams = String::new();
-    for shard in map.shards.values() {
-        shards += &shard_line(map, shard);
-        upstreams += &upstream(map, shard)?;
-    }
-    let servers_of = |shard| map.servers_of(shard).count();
-    let largest = map.shards.values().map(|shard| servers_of(shard)).max().unwrap_or(0).max(1);
-    let all_reachable = map.shards.values().all(|shard| servers_of(shard) > 0);
-    // Ids come last: one may look like a placeholder.
-    Ok(TEMPLATE
-        .replace("@listen@", &options.listen)
-        .replace("@tries@", &largest.to_string())
-        .replace("@unreachable@", if all_reachable { "" } else { UNREACHABLE_GUARD })
-        .replace("@shards@", &shards)
-        .replace("@upstreams@", &upstreams))
-}
-
-/// Stands in the place of an upstream's name where a shard has no server that is in the map. No upstream is called so.
-const UNREACHABLE: &str = "unreachable";
-
-const UNREACHABLE_GUARD: &str = r#"        # A shard of which no server is in the map: its blobs may come back.
-        if ($backpack_upstream = "unreachable") {
-            return 503;
+impl NginxConfig {
+    /// Does it. With `--watch` each change is printed when it happens, until SIGTERM or SIGINT, and nothing is returned.
+    pub async fn run(&self, form: Form) -> anyhow::Result<Option<Report>> {
+        let Some(output) = &self.output else { return self.print().await.map(Some) };
+        let context = Context::connect(&self.cluster).await?;
+        if self.watch {
+            let shutdown = Shutdown::on_signal(DEFAULT_DRAIN)?;
+            watch::Watch { command: self, output, form }.run(&context, &shutdown).await?;
+            return Ok(None);
         }
-"#;
-
-/// The line of the map that recognises a shard.
-fn shard_line(map: &ClusterMap, shard: &Shard) -> String {
-    let known = map.servers_of(shard).next().is_some();
-    let target = if known { upstream_name(&shard.id) } else { UNREACHABLE.to_owned() };
-    format!("        \"~^/{}:.\" {target};\n", id_pattern(&shard.id))
-}
-
-fn upstream(map: &ClusterMap, shard: &Shard) -> Result<String, RenderError> {
-    let mut servers = String::new();
-    let mut known = 0;
-    for id in &shard.servers {
-        match map.servers.get(id) {
-            Some(server) => {
-                known += 1;
-                servers += &server_line(server)?;
-            }
-            None => servers += &format!("        # server {id} is not in the map\n"),
+        let text = self.render(&*context.map().await?)?;
+        let written = write_if_changed(output, &text).await?;
+        if let (Written::Changed, Some(command)) = (written, &self.exec) {
+            run_command(command).await?;
         }
+        Ok(Some(report(output, written)))
     }
-    if known == 0 {
-        return Ok(String::new());
-    }
-    Ok(format!(
-        "    upstream {} {{\n{servers}        keepalive 32;\n        keepalive_timeout 4s;\n    }}\n",
-        upstream_name(&shard.id)
-    ))
-}
 
-fn server_line(server: &Server) -> Result<String, RenderError> {
-    if !is_host(&server.host) {
-        return Err(RenderError::BadHost { id: server.id.clone(), host: server.host.clone() });
-    }
-    Ok(format!("        server {} max_fails=3 fail_timeout=3s;\n", server.authority()))
-}
-
-/// A pattern that matches the id as sent: its own bytes, or, where they are not ASCII, percent-encoded as URLs have it.
-fn id_pattern(id: &ShardId) -> String {
-    let mut plain = String::new();
-    let mut encoded = String::new();
-    for char in id.as_str().chars() {
-        if char.is_ascii() {
-            if !char.is_ascii_alphanumeric() && !"-_".contains(char) {
-                plain.push('\\');
-                encoded.push('\\');
-            }
-            plain.push(char);
-            encoded.push(char);
-        } else {
-            plain.push(char);
-            // Hexadecimal digits of either case; the rest of the id keeps its case.
-            encoded += "(?i:";
-            push_hex(&mut encoded, '%', char);
-            encoded.push(')');
+    async fn print(&self) -> anyhow::Result<Report> {
+        if self.watch || self.exec.is_some() {
+            return Err(Misuse("--watch and --exec need a file to write: --output FILE".into()).into());
         }
+        let context = Context::connect(&self.cluster).await?;
+        let text = self.render(&*context.map().await?)?;
+        let json = json!({ "config": text });
+        Ok(Report::new(text, json))
     }
-    if plain == encoded { plain } else { format!("(?:{plain}|{encoded})") }
-}
 
-/// nginx compares the names of upstreams without regard to case, and they end up in the `Host` header. So capitals and
-/// everything unusual are written as `_` and two hexadecimal digits per byte.
-fn upstream_name(id: &ShardId) -> String {
-    let mut name = String::from("backpack-shard-");
-    for char in id.as_str().chars() {
-        if char.is_ascii_lowercase() || char.is_ascii_digit() || char == '-' || char == '.' {
-            name.push(char);
-        } else {
-            push_hex(&mut name, '_', char);
-        }
-    }
-    name
-}
-
-fn push_hex(text: &mut String, mark: char, char: char) {
-    for byte in char.encode_utf8(&mut [0; 4]).bytes() {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{mark}{byte:02x}");
+    fn render(&self, map: &ClusterMap) -> Result<String, RenderError> {
+        render(map, &Options { listen: self.listen.clone() })
     }
 }
 
-/// A name or an address, without what has a meaning in nginx's language.
-fn is_host(host: &str) -> bool {
-    if host.contains(':') {
-        return host.parse::<Ipv6Addr>().is_ok();
-    }
-    !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+fn report(output: &std::path::Path, written: Written) -> Report {
+    let file = output.display();
+    let text = match written {
+        Written::Changed => format!("Wrote {file}"),
+        Written::Unchanged => format!("{file} is as it should be"),
+    };
+    Report::new(text, json!({"output": output, "changed": written == Written::Changed}))
 }
-
-/// One word of nginx's language, or several with single blanks between (`8080 reuseport`).
-fn is_plain(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:[]*=/ ".contains(&byte))
-}
-
-#[cfg(test)]
-mod tests;

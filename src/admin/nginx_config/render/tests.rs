@@ -34,7 +34,7 @@ fn render_default(map: &ClusterMap) -> String {
 fn the_shipped_example_is_what_is_written_for_the_readme() {
     let shards: [(&str, &[&str]); 3] = [("1", &["1", "4"]), ("2", &["2", "5"]), ("3", &["3", "6"])];
     let rendered = render_default(&map(&shards, &["1", "2", "3", "4", "5", "6"]));
-    let shipped = include_str!("../../../examples/nginx.conf");
+    let shipped = include_str!("../../../../examples/nginx.conf");
     assert!(rendered == shipped, "examples/nginx.conf should be:\n{rendered}");
 }
 
