@@ -81,8 +81,8 @@ async fn carry_out(command: Command, form: Form) -> anyhow::Result<Option<Report
         Command::Queue(command) => command.run().await,
         Command::Recount(command) => command.run().await,
         Command::NginxConfig(command) => return command.run(form).await,
-        Command::Put(command) => return put::run(command).await.map(|()| None),
-        Command::Verify(command) => return put::verify::run(command).await.map(|()| None),
+        Command::Put(command) => return put::run(command, form).await.map(|()| None),
+        Command::Verify(command) => return put::verify::run(command, form).await.map(|()| None),
         Command::Completions(command) => Ok(command.run(cli::program())),
     };
     report.map(Some)

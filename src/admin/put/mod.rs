@@ -1,6 +1,6 @@
 //! `backpack-admin put` and `backpack-admin verify`: folders of files into a cluster, and proof that they are there.
 //!
-//! - [`run`]: the command; [`upload`]: the same for callers of the library
+//! - `run`: the command; [`upload`]: the same for callers of the library
 //! - `roots` -> `walk` -> `sift`: which files; `name`: their keys; `content_type`
 //! - `parallel` -> `send`: many uploads at once; `retry`: what is tried again; `wire`: HTTP to one address
 //! - [`journal`](Entry): what is uploaded, one line a file
@@ -33,6 +33,7 @@ pub use verify::Args as VerifyArgs;
 pub use wire::BaseUrl;
 
 use crate::{
+    admin::report::Form,
     daemon::{Shutdown, shutdown::DEFAULT_DRAIN},
     model::WriteLevel,
 };
@@ -104,17 +105,13 @@ pub struct Args {
     /// Keep the journal here (default: .backpack-put.jsonl in each given folder)
     #[arg(long, env = "BACKPACK_PUT_JOURNAL", value_name = "FILE")]
     pub journal: Option<PathBuf>,
-
-    /// Print JSON, for programs
-    #[arg(long, env = "BACKPACK_JSON", value_parser = clap::builder::BoolishValueParser::new())]
-    pub json: bool,
 }
 
 /// The command: uploads, prints what it did, and fails if any file failed. Ctrl-C lets what is in flight finish; a
 /// second one ends it at once.
-pub async fn run(args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, form: Form) -> anyhow::Result<()> {
     let stop = Shutdown::on_signal(DEFAULT_DRAIN).context("listen for signals")?;
-    upload(&args, &stop).await?.conclude(args.json)
+    upload(&args, &stop).await?.conclude(form)
 }
 
 /// Uploads until all is done or `stop` begins. An error is about the whole: a path that is not there, a journal that

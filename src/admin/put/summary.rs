@@ -1,13 +1,13 @@
 //! What is said at the end: counts, and the first few of what went wrong. As text or as one JSON object.
 
-use std::{
-    io::{self, Write},
-    path::Path,
-};
+use std::path::Path;
 
 use serde::Serialize;
 
-use crate::model::size;
+use crate::{
+    admin::report::{Form, Report},
+    model::size,
+};
 
 /// How many of a kind are named; the others are counted. The journal says what is done, a second run does the rest.
 const NAMED: usize = 20;
@@ -39,18 +39,19 @@ impl Notes {
         }
     }
 
-    fn write_to(&self, heading: &str, out: &mut impl Write) -> io::Result<()> {
+    /// Lines under a heading; nothing where there are none of them.
+    fn text(&self, heading: &str) -> String {
         if self.count == 0 {
-            return Ok(());
+            return String::new();
         }
-        writeln!(out, "{heading} {}:", self.count)?;
+        let mut text = format!("{heading} {}:\n", self.count);
         for Note { path, why } in &self.first {
             // File names may hold what terminals obey.
-            writeln!(out, "  {}: {why}", path.escape_debug())?;
+            text += &format!("  {}: {why}\n", path.escape_debug());
         }
         match self.count - self.first.len() as u64 {
-            0 => Ok(()),
-            more => writeln!(out, "  and {more} more"),
+            0 => text,
+            more => text + &format!("  and {more} more\n"),
         }
     }
 }
@@ -90,26 +91,16 @@ pub struct Verified {
 }
 
 /// A summary that can be printed and judged.
-pub(super) trait Summary: Serialize {
-    fn write_to(&self, out: &mut dyn Write) -> io::Result<()>;
+pub(super) trait Summary: Serialize + Sized {
+    /// Lines for people.
+    fn text(&self) -> String;
 
     /// What went wrong, in one sentence.
     fn complaint(&self) -> Option<String>;
 
     /// Prints it on standard output; an error if anything went wrong, for the exit code.
-    fn conclude(&self, json: bool) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
-        let written = if json {
-            let line = serde_json::to_string(self)?;
-            writeln!(out, "{line}")
-        } else {
-            self.write_to(&mut out)
-        };
-        match written.and_then(|()| out.flush()) {
-            // A reader that went away (`| head`) is no failure.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            done => done?,
-        }
+    fn conclude(&self, form: Form) -> anyhow::Result<()> {
+        form.print(&Report::data(self.text(), self), &mut std::io::stdout())?;
         match self.complaint() {
             None => Ok(()),
             Some(complaint) => Err(anyhow::Error::msg(complaint)),
@@ -118,15 +109,11 @@ pub(super) trait Summary: Serialize {
 }
 
 impl Summary for Uploaded {
-    fn write_to(&self, mut out: &mut dyn Write) -> io::Result<()> {
+    fn text(&self) -> String {
         let (files, bytes) = (files(self.uploaded), size::format(self.uploaded_bytes));
-        writeln!(
-            out,
-            "Uploaded {files}, {bytes}, in {:.1} s; {} were there already",
-            self.seconds, self.unchanged
-        )?;
-        self.skipped.write_to("Skipped", &mut out)?;
-        self.failed.write_to("Failed", &mut out)
+        let (seconds, unchanged) = (self.seconds, self.unchanged);
+        let done = format!("Uploaded {files}, {bytes}, in {seconds:.1} s; {unchanged} were there already\n");
+        done + &self.skipped.text("Skipped") + &self.failed.text("Failed")
     }
 
     fn complaint(&self) -> Option<String> {
@@ -139,10 +126,10 @@ impl Summary for Uploaded {
 }
 
 impl Summary for Verified {
-    fn write_to(&self, mut out: &mut dyn Write) -> io::Result<()> {
+    fn text(&self) -> String {
         let (files, bytes) = (files(self.same), size::format(self.same_bytes));
-        writeln!(out, "Read back the same: {files}, {bytes}, in {:.1} s", self.seconds)?;
-        self.different.write_to("Different", &mut out)
+        let done = format!("Read back the same: {files}, {bytes}, in {:.1} s\n", self.seconds);
+        done + &self.different.text("Different")
     }
 
     fn complaint(&self) -> Option<String> {
@@ -168,9 +155,7 @@ mod tests {
         for n in 0..25 {
             notes.add(Path::new(&format!("a\x1b{n}")), "unreadable");
         }
-        let mut text = Vec::new();
-        notes.write_to("Failed", &mut text).unwrap();
-        let text = String::from_utf8(text).unwrap();
+        let text = notes.text("Failed");
         assert!(text.starts_with("Failed 25:\n  a\\u{1b}0: unreadable\n"), "{text}");
         assert!(text.ends_with("\n  and 5 more\n"), "{text}");
     }

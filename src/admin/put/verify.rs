@@ -25,6 +25,7 @@ use super::{
     wire::{self, STALL, Wire},
 };
 use crate::{
+    admin::report::Form,
     daemon::{Shutdown, shutdown::DEFAULT_DRAIN},
     http::Body,
 };
@@ -57,16 +58,12 @@ pub struct Args {
     /// Further tries for a file after a 5xx answer or a broken connection
     #[arg(long, env = "BACKPACK_VERIFY_RETRIES", value_name = "N", default_value_t = 8)]
     pub retries: u32,
-
-    /// Print JSON, for programs
-    #[arg(long, env = "BACKPACK_JSON", value_parser = clap::builder::BoolishValueParser::new())]
-    pub json: bool,
 }
 
 /// The command: compares, prints what it found, and fails if anything differs.
-pub async fn run(args: Args) -> anyhow::Result<()> {
+pub(in crate::admin) async fn run(args: Args, form: Form) -> anyhow::Result<()> {
     let stop = Shutdown::on_signal(DEFAULT_DRAIN).context("listen for signals")?;
-    verify(&args, &stop).await?.conclude(args.json)
+    verify(&args, &stop).await?.conclude(form)
 }
 
 /// Compares until all is done or `stop` begins.
