@@ -82,14 +82,18 @@ impl ServerError {
     }
 }
 
+/// What lies at the bottom of an error. What stands above it in hyper's errors says no more than that something failed.
+pub fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
 /// Sorts what hyper's client says.
 pub(super) fn from_transport(error: &hyper_util::client::legacy::Error) -> ServerError {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = cause.to_string();
-        source = cause.source();
-    }
+    let text = root_cause(error);
     if error.is_connect() { ServerError::Unreachable(text) } else { ServerError::Broken(text) }
 }
 

@@ -17,7 +17,6 @@ use serde::Deserialize;
 use tokio::{
     fs::{File, OpenOptions},
     io::{AsyncReadExt, AsyncSeekExt},
-    time::timeout,
 };
 
 use super::{
@@ -25,7 +24,7 @@ use super::{
     journal::{Entry, FileState, Placed},
     progress::{Counted, Progress},
     retry::{self, Failure},
-    wire::{self, MAX_ANSWER_BYTES, STALL, Wire},
+    wire::{MAX_ANSWER_BYTES, Wire, in_time},
 };
 use crate::{
     client::{PutBody, PutSender},
@@ -92,7 +91,7 @@ impl Sender {
             answered = &mut answer => answered,
             fed = feed(file, length, sender, &mut counted) => {
                 fed?;
-                timeout(STALL, answer).await.unwrap_or_else(|_| Err(wire::stalled()))
+                in_time(answer).await.flatten()
             }
         };
         let placed = read_answer(answered?, checksum).await?;
@@ -154,11 +153,9 @@ async fn feed(file: &mut File, length: u64, sender: PutSender, counted: &mut Cou
     while left > 0 {
         let chunk = read_chunk(file, left).await?;
         let bytes = chunk.len();
-        match timeout(STALL, sender.send(chunk)).await {
-            Ok(true) => {}
+        if !in_time(sender.send(chunk)).await? {
             // Nobody takes it: the request has ended and says why.
-            Ok(false) => return std::future::pending().await,
-            Err(_) => return Err(wire::stalled()),
+            return std::future::pending().await;
         }
         left -= bytes as u64;
         counted.add(bytes);
@@ -197,7 +194,7 @@ async fn read_answer(response: Response<Incoming>, sent: Checksum) -> Result<Pla
         return Err(Failure::soon("the coordinator received other bytes than were sent"));
     }
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect();
-    let body = timeout(STALL, body).await.map_err(|_| wire::stalled())?.map_err(Failure::soon)?;
+    let body = in_time(body).await?.map_err(Failure::soon)?;
     match serde_json::from_slice::<Answer>(&body.to_bytes()) {
         Ok(answer) => Ok(Placed { shard: answer.shard_id, version }),
         Err(_) => Err(Failure::never("the answer names no shard: is this address a coordinator?")),

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context;
 use http::Method;
 use http_body_util::BodyExt;
-use tokio::{fs::File, io::AsyncReadExt, time::timeout};
+use tokio::{fs::File, io::AsyncReadExt};
 
 use super::{
     BaseUrl,
@@ -22,7 +22,7 @@ use super::{
     retry::{self, Failure},
     send,
     summary::{Summary, Verified},
-    wire::{self, STALL, Wire},
+    wire::{Wire, in_time},
 };
 use crate::{
     admin::report::Form,
@@ -151,12 +151,12 @@ impl Reader {
     async fn compare_bytes(&self, mut file: File, entry: &Entry) -> Result<u64, Failure> {
         let path = format!("/{}:{}", entry.shard, entry.key);
         let request = self.wire.request(Method::GET, &path, Body::Empty)?;
-        let answer = timeout(STALL, self.wire.send(request)).await.map_err(|_| wire::stalled())??;
+        let answer = in_time(self.wire.send(request)).await??;
         let mut counted = self.progress.counted();
         let mut body = answer.into_body();
         let mut offset = 0;
         let mut local = Vec::new();
-        while let Some(frame) = timeout(STALL, body.frame()).await.map_err(|_| wire::stalled())? {
+        while let Some(frame) = in_time(body.frame()).await? {
             let Ok(bytes) = frame.map_err(Failure::soon)?.into_data() else { continue };
             local.clear();
             (&mut file).take(bytes.len() as u64).read_to_end(&mut local).await.map_err(send::unreadable)?;

@@ -1,6 +1,6 @@
 //! HTTP to one address: a coordinator, or the nginx that blobs are read through.
 
-use std::{error::Error as _, str::FromStr, time::Duration};
+use std::{str::FromStr, time::Duration};
 
 use http::{Method, Request, Response, Uri, uri::Authority};
 use http_body_util::{BodyExt, Limited};
@@ -11,13 +11,16 @@ use hyper_util::{
 };
 
 use super::retry::{Again, Failure};
-use crate::http::{Body, RequestId};
+use crate::{
+    client::error::root_cause,
+    http::{Body, RequestId},
+};
 
 /// For a connection to open, over the Internet too.
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Without a byte taken or given, and from the last byte to the answer: a write level of `all` waits for every server.
-pub(super) const STALL: Duration = Duration::from_secs(60);
+const STALL: Duration = Duration::from_secs(60);
 
 /// Idle connections close after this, before the other side closes them (node.js after 5 s).
 const IDLE: Duration = Duration::from_secs(4);
@@ -89,27 +92,22 @@ impl Wire {
     }
 }
 
-/// What is said when nothing moves for [`STALL`].
-pub(super) fn stalled() -> Failure {
-    Failure::soon(format!("no progress for {} s", STALL.as_secs()))
+/// Waits for a step, at most for [`STALL`].
+pub(super) async fn in_time<T>(step: impl Future<Output = T>) -> Result<T, Failure> {
+    let stalled = |_| Failure::soon(format!("no progress for {} s", STALL.as_secs()));
+    tokio::time::timeout(STALL, step).await.map_err(stalled)
 }
 
 fn broken(error: &hyper_util::client::legacy::Error) -> Failure {
-    let mut cause = error.to_string();
-    let mut source = error.source();
-    while let Some(deeper) = source {
-        cause = deeper.to_string();
-        source = deeper.source();
-    }
     let what = if error.is_connect() { "cannot connect" } else { "the connection broke" };
-    Failure::soon(format!("{what}: {cause}"))
+    Failure::soon(format!("{what}: {}", root_cause(error)))
 }
 
 async fn refused(response: Response<Incoming>) -> Failure {
     let status = response.status();
     let again = Again::of(status, response.headers());
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect();
-    let text = match tokio::time::timeout(STALL, body).await {
+    let text = match in_time(body).await {
         Ok(Ok(body)) => message(&body.to_bytes()),
         _ => String::new(),
     };
