@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json, ser::PrettyFormatter};
 
 use super::{
     context::{ClusterArgs, Context},
-    order::in_order,
+    order::{self, in_order},
     report::Report,
 };
 use crate::model::ClusterMap;
@@ -28,7 +28,7 @@ impl DumpShards {
 
 /// As the original has it: ports are texts. A server that is not in the map is `null`.
 fn shards(map: &ClusterMap) -> Value {
-    let shards = in_order(map.shards.values(), |shard| shard.id.as_str()).into_iter().map(|shard| {
+    let shards = order::shards(map).into_iter().map(|shard| {
         let address = |id| match map.servers.get(id) {
             Some(server) => json!({"host": server.host, "port": server.port.to_string()}),
             None => Value::Null,

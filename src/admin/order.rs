@@ -1,12 +1,24 @@
 //! The order in which people expect ids: 2 before 10, numbers before names. It is also the order in which the original
 //! prints them.
 
+use crate::model::{ClusterMap, Server, Shard};
+
 /// Sorts ids for people when used as a key.
-pub fn natural(id: &str) -> (bool, u64, String) {
+fn natural(id: &str) -> (bool, u64, String) {
     match id.parse::<u64>() {
         Ok(number) => (false, number, id.to_owned()),
         Err(_) => (true, 0, id.to_owned()),
     }
+}
+
+/// The shards of a map, in the natural order of their ids.
+pub fn shards(map: &ClusterMap) -> Vec<&Shard> {
+    in_order(map.shards.values().map(AsRef::as_ref), |shard: &&Shard| shard.id.as_str())
+}
+
+/// The servers of a map, in the natural order of their ids.
+pub fn servers(map: &ClusterMap) -> Vec<&Server> {
+    in_order(map.servers.values().map(AsRef::as_ref), |server: &&Server| server.id.as_str())
 }
 
 /// The items, in the natural order of their ids.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     context::{ClusterArgs, Context},
-    order::in_order,
+    order,
     percent::percent,
     report::Report,
     server_list::join,
@@ -29,7 +29,7 @@ impl PrintStats {
 
 /// The text as the original prints it, and the figures for programs.
 pub fn report(map: &ClusterMap) -> Report {
-    let shards = in_order(map.shards.values(), |shard| shard.id.as_str());
+    let shards = order::shards(map);
     let total = overall(map);
     let mut lines = vec!["Shards:".to_owned()];
     lines.extend(shards.iter().map(|shard| line(shard)));

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     context::{ClusterArgs, Context},
-    order::in_order,
+    order,
     probe::{Answer, ask_all},
     report::Report,
 };
@@ -68,9 +68,9 @@ impl Recount {
             let known = map.shards.keys().cloned().collect();
             return Err(EditError::UnknownShard { shard: unknown.clone(), known });
         }
-        let shards =
-            map.shards.values().filter(|shard| self.shard.is_empty() || self.shard.contains(&shard.id));
-        Ok(in_order(shards.map(AsRef::as_ref), |shard| shard.id.as_str()))
+        let mut shards = order::shards(map);
+        shards.retain(|shard| self.shard.is_empty() || self.shard.contains(&shard.id));
+        Ok(shards)
     }
 
     fn report(&self, counts: &[Count]) -> Report {

@@ -4,7 +4,13 @@ use std::collections::BTreeSet;
 
 use super::Snapshot;
 use crate::{
-    admin::{age, order::in_order, percent::percent, probe::Answer, server_list::join},
+    admin::{
+        age,
+        order::{self, in_order},
+        percent::percent,
+        probe::Answer,
+        server_list::join,
+    },
     daemon::unix_ms,
     model::{PoolName, Server, ServerId, Shard, size},
     queue::{QueueStats, TargetStats},
@@ -18,8 +24,8 @@ const LATE_MS: u64 = 10 * 60 * 1000;
 
 /// Everything that needs attention, the worst first.
 pub fn sentences(seen: &Snapshot) -> Vec<String> {
-    let shards = in_order(seen.map.shards.values(), |shard| shard.id.as_str());
-    let servers = in_order(seen.map.servers.values(), |server| server.id.as_str());
+    let shards = order::shards(&seen.map);
+    let servers = order::servers(&seen.map);
     let mut found = Vec::new();
     found.extend(shards.iter().filter_map(|shard| unreadable(seen, shard)));
     found.extend(no_uploads(seen));

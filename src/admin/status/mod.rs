@@ -12,8 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     context::{ClusterArgs, Context},
-    order::in_order,
-    print_stats,
+    order, print_stats,
     probe::{Answer, ask_all},
     queue::figures,
     report::Report,
@@ -60,8 +59,8 @@ impl Status {
 fn report(seen: &Snapshot) -> Report {
     let attention = attention::sentences(seen);
     let text = screen::text(seen, &attention);
-    let servers = in_order(seen.map.servers.values(), |server| server.id.as_str());
-    let servers: Vec<Value> = servers.into_iter().map(|server| server_json(seen, server)).collect();
+    let servers = order::servers(&seen.map).into_iter().map(|server| server_json(seen, server));
+    let servers: Vec<Value> = servers.collect();
     let queue = seen.queue.as_ref().map_or_else(|error| json!({ "error": error }), figures);
     let mut json = print_stats::report(&seen.map).json;
     json["servers"] = servers.into();

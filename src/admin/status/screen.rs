@@ -3,7 +3,7 @@
 use super::Snapshot;
 use crate::{
     admin::{
-        order::in_order,
+        order,
         percent::percent,
         print_stats::{fullness, overall},
         probe::Answer,
@@ -33,8 +33,7 @@ fn servers(seen: &Snapshot) -> String {
     if seen.map.servers.is_empty() {
         return heading;
     }
-    let servers = in_order(seen.map.servers.values(), |server| server.id.as_str());
-    let rows = servers.into_iter().map(|server| server_row(seen, server));
+    let rows = order::servers(&seen.map).into_iter().map(|server| server_row(seen, server));
     let headings = ["SERVER", "ADDRESS", "STATE", "ANNOUNCED", "VERSION", ">FREE DISK", ">BLOBS", ">HOLDS"];
     format!("{heading}\n{}", table(&headings, rows))
 }
@@ -66,8 +65,7 @@ fn shards(seen: &Snapshot) -> String {
     if map.shards.is_empty() {
         return heading;
     }
-    let shards = in_order(map.shards.values(), |shard| shard.id.as_str());
-    let rows = shards.into_iter().map(|shard| shard_row(shard));
+    let rows = order::shards(map).into_iter().map(shard_row);
     let headings = ["SHARD", "SERVERS", "POOL", "STATE", ">USED", ">CAPACITY", "FULL"];
     format!("{heading}\n{}\nOverall: {}", table(&headings, rows), fullness(overall(map)))
 }
