@@ -133,6 +133,17 @@ pub enum Stage {
     Claimed,
 }
 
+impl Stage {
+    /// Its name, as programs read it: `ready`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Delayed => "delayed",
+            Self::Claimed => "claimed",
+        }
+    }
+}
+
 /// A task as `queue list` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Listed {

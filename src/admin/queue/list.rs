@@ -48,7 +48,7 @@ fn row(listed: &Listed) -> Vec<String> {
     let task = &listed.task;
     vec![
         task.to.to_string(),
-        format!("{:?}", listed.stage).to_lowercase(),
+        listed.stage.name().to_owned(),
         operation(task).to_owned(),
         task.key.to_string(),
         version(task),

@@ -18,6 +18,8 @@
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::queue::Stage;
+
 pub(super) const NEXT: &[u8] = b"queue/next";
 pub(super) const COUNTS: &str = "queue/count/";
 pub(super) const PAUSED: &str = "queue/paused/";
@@ -25,8 +27,8 @@ pub(super) const LEASES: &[u8] = b"queue/lease/";
 pub(super) const DEAD: &[u8] = b"queue/dead/";
 
 /// `queue/ready/<target>/`, `queue/delayed/<target>/` or `queue/claimed/<target>/`.
-pub(super) fn stage(name: &str, target: &str) -> Vec<u8> {
-    format!("queue/{name}/{target}/").into_bytes()
+pub(super) fn stage(stage: Stage, target: &str) -> Vec<u8> {
+    format!("queue/{}/{target}/", stage.name()).into_bytes()
 }
 
 /// A prefix with numbers behind it.
@@ -113,11 +115,11 @@ mod tests {
 
     #[test]
     fn keys_sort_like_their_numbers_and_give_them_back() {
-        let prefix = || stage("delayed", "4");
+        let prefix = || stage(Stage::Delayed, "4");
         let key = with(prefix(), &[255, 7]);
         assert!(key < with(prefix(), &[256, 0]) && key > with(prefix(), &[255, 6]));
         assert_eq!((number_at(&key, 1), number_at(&key, 0)), (255, 7));
-        assert!(!with(stage("ready", "44"), &[0]).starts_with(&stage("ready", "4")));
+        assert!(!with(stage(Stage::Ready, "44"), &[0]).starts_with(&stage(Stage::Ready, "4")));
         assert_eq!(dead_id(&dead(9, "abc")), "abc");
     }
 

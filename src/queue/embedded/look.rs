@@ -39,7 +39,7 @@ impl Look<'_, '_> {
             if counts.ready > 0 {
                 return Ok(Some(0));
             }
-            let due = self.first(&layout::stage("delayed", &target))?.map(|key| number_at(&key, 1));
+            let due = self.first(&layout::stage(Stage::Delayed, &target))?.map(|key| number_at(&key, 1));
             next = next.into_iter().chain(due).min();
         }
         Ok(next)
@@ -70,7 +70,7 @@ impl Look<'_, '_> {
         let (mut found, mut budget) = (Vec::new(), LIST_LOOK_THROUGH);
         for target in targets {
             for stage in [Stage::Claimed, Stage::Ready, Stage::Delayed] {
-                for entry in self.reader.scan(&layout::stage(name(stage), &target))? {
+                for entry in self.reader.scan(&layout::stage(stage, &target))? {
                     if found.len() >= limit || budget == 0 {
                         return Ok(found);
                     }
@@ -110,13 +110,13 @@ impl Look<'_, '_> {
     }
 
     fn target(&self, target: &str, counts: Counts) -> Result<TargetStats> {
-        let prefix = layout::stage("delayed", target);
+        let prefix = layout::stage(Stage::Delayed, target);
         let delayed = self.reader.scan(&prefix)?;
         let is_due = |key: &[u8]| number_at(key, 1) <= self.now_ms;
         let due = delayed.take_while(|entry| entry.as_ref().is_ok_and(|(key, _)| is_due(key))).count() as u64;
         let mut oldest_ms = None;
         for stage in [Stage::Ready, Stage::Delayed, Stage::Claimed] {
-            for entry in self.reader.scan(&layout::stage(name(stage), target))?.take(AGE_SAMPLE) {
+            for entry in self.reader.scan(&layout::stage(stage, target))?.take(AGE_SAMPLE) {
                 let created = self.listed(stage, target, entry?).map(|listed| listed.task.created_ms);
                 oldest_ms = oldest_ms.into_iter().chain(created).min();
             }
@@ -156,14 +156,6 @@ impl Look<'_, '_> {
 
     fn first(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>> {
         self.reader.scan(prefix)?.next().map(|entry| Ok(entry?.0.to_vec())).transpose()
-    }
-}
-
-fn name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Ready => "ready",
-        Stage::Delayed => "delayed",
-        Stage::Claimed => "claimed",
     }
 }
 

@@ -3,7 +3,7 @@
 use super::layout::{self, Counts, Entry, number_at, with};
 use crate::{
     embedded::{Error, Writer},
-    queue::{Claim, DeadLetter, Want, letter::to_task},
+    queue::{Claim, DeadLetter, Stage, Want, letter::to_task},
 };
 
 /// Due tasks of one target, or ended leases, that one claim moves: keeps a write short when very many come together.
@@ -24,7 +24,8 @@ impl Table<'_, '_> {
         if due_ms <= self.now_ms {
             return self.add_ready(target, number, entry);
         }
-        self.writer.put(&with(layout::stage("delayed", target), &[due_ms, number]), &entry.to_bytes())?;
+        self.writer
+            .put(&with(layout::stage(Stage::Delayed, target), &[due_ms, number]), &entry.to_bytes())?;
         self.writer.put(&layout::waits(target, &entry.task), &with([], &[due_ms, number]))?;
         self.count(target, |counts| counts.delayed += 1)
     }
@@ -120,12 +121,12 @@ impl Table<'_, '_> {
     }
 
     fn add_ready(&mut self, target: &str, number: u64, entry: &Entry) -> Result<()> {
-        self.writer.put(&with(layout::stage("ready", target), &[number]), &entry.to_bytes())?;
+        self.writer.put(&with(layout::stage(Stage::Ready, target), &[number]), &entry.to_bytes())?;
         self.count(target, |counts| counts.ready += 1)
     }
 
     fn remove_delayed(&mut self, target: &str, due_ms: u64, number: u64) -> Result<Option<Entry>> {
-        let key = with(layout::stage("delayed", target), &[due_ms, number]);
+        let key = with(layout::stage(Stage::Delayed, target), &[due_ms, number]);
         let Some(entry) = self.writer.get(&key)?.map(Entry::from_bytes) else { return Ok(None) };
         self.writer.delete(&key)?;
         let waits = layout::waits(target, &entry.task);
@@ -140,13 +141,13 @@ impl Table<'_, '_> {
     fn put_claimed(&mut self, target: &str, number: u64, entry: &Entry, lease_ms: u64) -> Result<()> {
         let end_ms = self.now_ms + lease_ms;
         let value = [with([], &[end_ms]), entry.to_bytes()].concat();
-        self.writer.put(&with(layout::stage("claimed", target), &[number]), &value)?;
+        self.writer.put(&with(layout::stage(Stage::Claimed, target), &[number]), &value)?;
         self.writer.put(&with(layout::LEASES, &[end_ms, number]), target.as_bytes())?;
         self.count(target, |counts| counts.claimed += 1)
     }
 
     fn remove_claimed(&mut self, target: &str, number: u64) -> Result<Option<Entry>> {
-        let key = with(layout::stage("claimed", target), &[number]);
+        let key = with(layout::stage(Stage::Claimed, target), &[number]);
         let Some(value) = self.writer.get(&key)?.map(<[u8]>::to_vec) else { return Ok(None) };
         self.writer.delete(&key)?;
         let (end_ms, entry) = value.split_at(value.len().min(8));
@@ -180,7 +181,7 @@ impl Table<'_, '_> {
     /// Due tasks of a target become ready, behind those that are.
     fn move_due(&mut self, target: &str) -> Result<()> {
         let mut due = Vec::new();
-        for delayed in self.writer.reader().scan(&layout::stage("delayed", target))?.take(MOVE) {
+        for delayed in self.writer.reader().scan(&layout::stage(Stage::Delayed, target))?.take(MOVE) {
             let (key, _) = delayed?;
             if number_at(key, 1) > self.now_ms {
                 break;
@@ -214,7 +215,7 @@ impl Table<'_, '_> {
     /// Claims the first `quota` ready tasks of a target; how many entries it looked at.
     fn take(&mut self, target: &str, quota: usize, lease_ms: u64, claims: &mut Vec<Claim>) -> Result<usize> {
         let reader = self.writer.reader();
-        let prefix = layout::stage("ready", target);
+        let prefix = layout::stage(Stage::Ready, target);
         let first = reader.scan(&prefix)?.take(quota);
         let entries = first
             .map(|entry| entry.map(|(key, value)| (key.to_vec(), Entry::from_bytes(value))))
