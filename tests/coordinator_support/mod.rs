@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test crate uses its own part of it")]
 
 use std::{
+    net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, atomic::Ordering::SeqCst},
     time::Duration,
 };
@@ -102,16 +104,8 @@ impl Cluster {
                         port
                     }
                     Member::Node => {
-                        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                        let addr = listener.local_addr().unwrap();
-                        let storage =
-                            Engine::open(dir.path().join(format!("node-{number}")), Options::default());
-                        let deps = node::Deps {
-                            storage: storage.unwrap(),
-                            limits: node::Limits::default(),
-                            live: None,
-                        };
-                        tokio::spawn(node::serve(listener, deps, until_the_end.child()));
+                        let data = dir.path().join(format!("node-{number}"));
+                        let addr = start_node(data, until_the_end.child()).await;
                         nodes.push(addr.to_string());
                         addr.port()
                     }
@@ -208,4 +202,13 @@ impl Cluster {
         self.shutdown.begin();
         self.serving.take().unwrap().await.unwrap();
     }
+}
+
+async fn start_node(data: PathBuf, shutdown: Shutdown) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let storage = Engine::open(data, Options::default()).unwrap();
+    let deps = node::Deps { storage, limits: node::Limits::default(), live: None };
+    tokio::spawn(node::serve(listener, deps, shutdown));
+    addr
 }
