@@ -350,9 +350,36 @@ async fn listing_and_totals() {
         (&stats["blobs"], &stats["blob_bytes"], &stats["tombstones"]),
         (&3.into(), &15.into(), &1.into())
     );
-    for field in ["disk_bytes", "free_bytes", "damaged", "read_only", "uptime", "version"] {
+    for field in [
+        "disk_bytes",
+        "free_bytes",
+        "damaged",
+        "volumes",
+        "dead_bytes",
+        "compacted_bytes",
+        "reclaimed_bytes",
+        "compaction_paused",
+        "read_only",
+        "uptime",
+        "version",
+    ] {
         assert!(stats.get(field).is_some(), "{field}");
     }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compaction_is_paused_and_resumed() {
+    let node = TestNode::start().await;
+    let paused = async || {
+        let stats: Value = serde_json::from_str(&node.get("/stats", &[]).await.text()).unwrap();
+        stats["compaction_paused"].as_bool().unwrap()
+    };
+    assert!(!paused().await);
+    assert_eq!(node.ask("POST", "/-/compaction/pause").await.status, 204);
+    assert!(paused().await);
+    assert_eq!(node.ask("POST", "/-/compaction/resume").await.status, 204);
+    assert!(!paused().await);
     node.stop().await;
 }
 
@@ -366,6 +393,7 @@ async fn methods_and_paths_that_are_not_there() {
         ("CONNECT", "host:1", 405, Some("GET, HEAD, PUT, DELETE")),
         ("PUT", "/stats", 405, Some("GET, HEAD")),
         ("DELETE", "/-/list", 405, Some("GET, HEAD")),
+        ("GET", "/-/compaction/pause", 405, Some("POST")),
         ("GET", "/-/nothing", 404, None),
         ("PUT", "/-/nothing", 404, None),
         ("GET", "/none", 404, None),

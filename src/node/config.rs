@@ -8,11 +8,16 @@ use super::{DEFAULT_MAX_BLOB_BYTES, DEFAULT_UPLOAD_IDLE, Limits};
 use crate::{
     http,
     model::size,
-    storage::{DEFAULT_BUFFER_BYTES, DEFAULT_SMALL_LIMIT, DEFAULT_VOLUME_BYTES, Options, SyncMode},
+    storage::{
+        DEFAULT_BUFFER_BYTES, DEFAULT_COMPACT_BYTES_PER_SECOND, DEFAULT_COMPACT_DEAD_RATIO,
+        DEFAULT_SMALL_LIMIT, DEFAULT_TOMBSTONE_AGE, DEFAULT_VOLUME_BYTES, Options, SyncMode,
+    },
 };
 
 /// Every connection costs a file descriptor and some 20 KiB.
 const DEFAULT_CONNECTIONS: usize = 10_000;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The node's settings.
 #[derive(Debug, Clone, clap::Args)]
@@ -44,6 +49,36 @@ pub struct Config {
     #[arg(long, env = "BACKPACK_NODE_UPLOAD_MEMORY", default_value = "64mb", value_parser = size::parse, value_name = "SIZE")]
     pub upload_memory: u64,
 
+    /// A volume of which this part is overwritten or deleted is rewritten to give the space back, 0.05 to 1; 1: only what
+    /// is wholly so is removed
+    #[arg(
+        long,
+        env = "BACKPACK_NODE_COMPACT_DEAD_RATIO",
+        default_value_t = DEFAULT_COMPACT_DEAD_RATIO,
+        value_name = "PART"
+    )]
+    pub compact_dead_ratio: f64,
+
+    /// Bytes that rewriting volumes may read and write in a second; 0: space is not given back
+    #[arg(
+        long,
+        env = "BACKPACK_NODE_COMPACT_BYTES_PER_SECOND",
+        default_value = "32mb",
+        value_parser = size::parse,
+        value_name = "SIZE"
+    )]
+    pub compact_bytes_per_second: u64,
+
+    /// Days that a delete is remembered at least: longer than any server of a shard may be away and come back with its disk
+    #[arg(
+        long,
+        env = "BACKPACK_NODE_TOMBSTONE_DAYS",
+        default_value_t = DEFAULT_TOMBSTONE_AGE.as_secs() / DAY.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..=36_500),
+        value_name = "DAYS"
+    )]
+    pub tombstone_days: u64,
+
     /// An upload that sends nothing for so many seconds gets 408
     #[arg(
         long,
@@ -72,6 +107,9 @@ impl Default for Config {
             small_blob_size: DEFAULT_SMALL_LIMIT,
             volume_size: DEFAULT_VOLUME_BYTES,
             upload_memory: DEFAULT_BUFFER_BYTES,
+            compact_dead_ratio: DEFAULT_COMPACT_DEAD_RATIO,
+            compact_bytes_per_second: DEFAULT_COMPACT_BYTES_PER_SECOND,
+            tombstone_days: DEFAULT_TOMBSTONE_AGE.as_secs() / DAY.as_secs(),
             upload_idle: DEFAULT_UPLOAD_IDLE.as_secs(),
             max_connections: DEFAULT_CONNECTIONS,
         }
@@ -95,6 +133,9 @@ impl Config {
             volume_bytes: self.volume_size,
             small_limit: self.small_blob_size,
             buffer_bytes: self.upload_memory,
+            compact_dead_ratio: self.compact_dead_ratio,
+            compact_bytes_per_second: self.compact_bytes_per_second,
+            tombstone_age: DAY * self.tombstone_days as u32,
             ..Options::default()
         }
     }
@@ -137,7 +178,18 @@ mod tests {
         assert_eq!(config.limits().blob_bytes, 1_572_864);
         assert_eq!(config.limits().upload_idle, Duration::from_secs(7));
         assert_eq!(config.storage().sync, SyncMode::Always);
-        for bad in ["--sync=sometimes", "--max-blob-size=big", "--upload-idle=0"] {
+        let config = parse(&[
+            "--compact-dead-ratio",
+            "0.5",
+            "--compact-bytes-per-second",
+            "1mb",
+            "--tombstone-days",
+            "9",
+        ]);
+        let options = config.unwrap().storage();
+        assert_eq!((options.compact_dead_ratio, options.compact_bytes_per_second), (0.5, 1 << 20));
+        assert_eq!(options.tombstone_age, 9 * DAY);
+        for bad in ["--sync=sometimes", "--max-blob-size=big", "--upload-idle=0", "--tombstone-days=0"] {
             assert!(parse(&[bad]).is_err(), "{bad}");
         }
     }

@@ -63,10 +63,17 @@ impl Metrics {
         set("backpack_node_blobs", usage.blobs);
         set("backpack_node_blob_bytes", usage.blob_bytes);
         set("backpack_node_tombstones", usage.tombstones);
+        set("backpack_node_volumes", usage.volumes);
+        set("backpack_node_dead_bytes", usage.dead_bytes);
         set("backpack_node_disk_bytes", usage.disk_bytes);
         set("backpack_node_free_bytes", usage.free_bytes);
         set("backpack_node_damaged_blobs", usage.damaged);
         set("backpack_node_read_only", u64::from(usage.read_only.is_some()));
+        set("backpack_node_compaction_paused", u64::from(usage.compaction_paused));
+        let count =
+            |name: &'static str, value: u64| counter!(name, "node" => self.node.clone()).absolute(value);
+        count("backpack_node_compacted_bytes_total", usage.compacted_bytes);
+        count("backpack_node_reclaimed_bytes_total", usage.reclaimed_bytes);
     }
 }
 

@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, Request, request::Parts};
+use http::{Method, Request, StatusCode, request::Parts};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
 
@@ -154,6 +154,14 @@ impl Handler for Node {
             Target::List(_) | Target::Stats if !reads => reply::method_not_allowed(&head.method, "GET, HEAD"),
             Target::List(query) => list::list(self, &query).await.unwrap_or_else(|refusal| refusal.answer()),
             Target::Stats => stats::stats(self),
+            Target::Compaction { .. } if head.method != Method::POST => {
+                reply::method_not_allowed(&head.method, "POST")
+            }
+            Target::Compaction { pause } => {
+                tracing::info!(pause, "compaction was told to pause, or to go on");
+                self.storage.pause_compaction(pause);
+                reply::empty(StatusCode::NO_CONTENT)
+            }
         }
     }
 }

@@ -14,6 +14,11 @@ pub enum Target {
     List(ListQuery),
     /// `/stats`.
     Stats,
+    /// `/-/compaction/pause`, or `resume`.
+    Compaction {
+        /// Which of the two.
+        pause: bool,
+    },
     /// Something else under `/-/`, which is nobody's.
     Unknown,
 }
@@ -46,6 +51,8 @@ impl Target {
         match uri.path() {
             "/stats" => return Ok(Self::Stats),
             "/-/list" => return ListQuery::read(uri.query().unwrap_or_default()).map(Self::List),
+            "/-/compaction/pause" => return Ok(Self::Compaction { pause: true }),
+            "/-/compaction/resume" => return Ok(Self::Compaction { pause: false }),
             path if path.starts_with("/-/") => return Ok(Self::Unknown),
             _ => {}
         }
@@ -135,6 +142,8 @@ mod tests {
         assert_eq!(read("/stats").unwrap(), Target::Stats);
         assert_eq!(read("/stats?x").unwrap(), Target::Stats);
         assert_eq!(read("/-/nothing").unwrap(), Target::Unknown);
+        assert_eq!(read("/-/compaction/pause").unwrap(), Target::Compaction { pause: true });
+        assert_eq!(read("/-/compaction/resume").unwrap(), Target::Compaction { pause: false });
         assert_eq!(read("/-/list").unwrap(), Target::List(ListQuery::default()));
     }
 

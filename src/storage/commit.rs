@@ -60,11 +60,12 @@ pub async fn commit(
     if let Verdict::Newer(held) = decide(version, kind, old.as_ref()) {
         return Ok(Before::Newer(held));
     }
-    let (data, sums, reservation, file) = match content {
+    let (data, sums, reservation, finished) = match content {
         Content::Memory { data, sums, share } => (data, sums, Some(share), None),
         Content::File(body) => (Bytes::new(), Vec::new(), None, Some(body.finish().await?)),
         Content::Tombstone => (Bytes::new(), Vec::new(), None, None),
     };
+    let (file, doomed) = finished.unzip();
     let done = shared
         .submit(|permit, answer| Request {
             hash,
@@ -76,9 +77,11 @@ pub async fn commit(
             sums,
             data,
             file,
+            doomed,
             known,
+            moved: None,
             _reservation: reservation,
-            _permit: permit,
+            _permit: Some(permit),
             answer,
         })
         .await?;

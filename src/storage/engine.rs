@@ -1,6 +1,13 @@
 //! The engine: [`Storage`] over one data directory.
 
-use std::{fs::File, io, path::Path, sync::Arc, thread, time::Instant};
+use std::{
+    fs::File,
+    io,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Instant,
+};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -11,6 +18,7 @@ use super::{
     append::{Tail, Wrap, through_system},
     body::Body,
     commit::{Content, commit},
+    compact,
     layout::Layout,
     list,
     lookup::{Fetched, fetch},
@@ -34,8 +42,9 @@ type Ended = Option<Result<(), String>>;
 
 /// The engine over one data directory. Dropped without [`Storage::close`] it finishes what waits, which blocks.
 pub struct Engine {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
+    compactor: Mutex<Option<thread::JoinHandle<()>>>,
     ended: watch::Receiver<Ended>,
 }
 
@@ -64,7 +73,22 @@ impl Engine {
                 move || run_writer(&shared, writer, &ended_sender)
             })
             .map_err(OpenError::io("start the writer's thread"))?;
-        Ok(Arc::new(Self { shared, writer: Mutex::new(Some(thread)), ended }))
+        let mut engine =
+            Self { shared, writer: Mutex::new(Some(thread)), compactor: Mutex::default(), ended };
+        engine.start_compactor()?;
+        Ok(Arc::new(engine))
+    }
+
+    fn start_compactor(&mut self) -> Result<(), OpenError> {
+        if self.shared.options.compact_bytes_per_second > 0 {
+            let shared = self.shared.clone();
+            let thread = thread::Builder::new()
+                .name("storage-compactor".to_owned())
+                .spawn(move || run_compactor(&shared))
+                .map_err(OpenError::io("start the compactor's thread"))?;
+            *self.compactor.get_mut() = Some(thread);
+        }
+        Ok(())
     }
 
     /// Bytes of memory the index takes.
@@ -122,6 +146,12 @@ impl Engine {
     }
 }
 
+fn run_compactor(shared: &Shared) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| compact::run(shared))).is_err() {
+        tracing::error!("compaction panicked: no space is given back until the next start");
+    }
+}
+
 fn run_writer(shared: &Shared, writer: Writer, ended: &watch::Sender<Ended>) {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.run()));
     let result = match result {
@@ -139,6 +169,10 @@ fn run_writer(shared: &Shared, writer: Writer, ended: &watch::Sender<Ended>) {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        self.shared.compaction.stop();
+        if let Some(compactor) = self.compactor.lock().take() {
+            let _ = compactor.join();
+        }
         self.shared.queue.stop();
         if let Some(writer) = self.writer.lock().take() {
             // Its panic was caught and logged; there is nobody left to tell.
@@ -188,18 +222,35 @@ impl Storage for Engine {
     fn usage(&self) -> Usage {
         let shared = &self.shared;
         let numbers = shared.totals.numbers();
+        let (volume_bytes, dead_bytes) = shared.volumes.bytes();
+        let compaction = &shared.compaction;
         Usage {
             blobs: numbers.blobs,
             blob_bytes: numbers.blob_bytes,
             tombstones: numbers.tombstones,
-            disk_bytes: shared.volumes.bytes() + numbers.file_bytes + shared.options.reserve_bytes,
+            disk_bytes: volume_bytes + numbers.file_bytes + shared.options.reserve_bytes,
             free_bytes: shared.layout.free_bytes(),
             damaged: shared.damage.count(),
+            volumes: shared.volumes.count() as u64,
+            dead_bytes,
+            compacted_bytes: compaction.moved_bytes.load(Ordering::Relaxed),
+            reclaimed_bytes: compaction.removed_bytes.load(Ordering::Relaxed),
+            compaction_paused: compaction.is_paused(),
             read_only: shared.health.read_only(),
         }
     }
 
+    fn pause_compaction(&self, paused: bool) {
+        self.shared.compaction.pause(paused);
+    }
+
     async fn close(&self) -> Result<(), StorageError> {
+        self.shared.compaction.stop();
+        let compactor = self.compactor.lock().take();
+        if let Some(compactor) = compactor {
+            // It ends after the step it is in. Its panic was caught and logged.
+            let _ = tokio::task::spawn_blocking(|| compactor.join()).await;
+        }
         self.shared.queue.stop();
         let mut ended = self.ended.clone();
         let ended = ended.wait_for(Option::is_some).await;

@@ -144,6 +144,12 @@ impl Index {
         }
     }
 
+    /// Takes an entry out; `false` if it is not there.
+    pub fn remove(&self, hash: u64, place: Place) -> bool {
+        let (table, hash) = self.table(hash);
+        table.write().remove(hash, place)
+    }
+
     /// Whether the record there is the newest of its key.
     pub fn holds(&self, hash: u64, place: Place) -> bool {
         self.candidates(hash).iter().any(|entry| entry.place == place)
@@ -177,13 +183,18 @@ mod tests {
     proptest! {
         /// Against a map, with hashes so few that most collide.
         #[test]
-        fn holds_what_was_put(operations in proptest::collection::vec((0_u64..8, any::<bool>()), 0..300)) {
+        fn holds_what_was_put(operations in proptest::collection::vec((0_u64..8, 0..3), 0..300)) {
             let index = Index::default();
             let mut model: HashMap<u64, Vec<u64>> = HashMap::new();
-            for (n, (hash, replace)) in operations.into_iter().enumerate() {
+            for (n, (hash, what)) in operations.into_iter().enumerate() {
                 let (hash, place) = (hash << 61 | (hash & 1), n as u64 + 1);
                 let places = model.entry(hash).or_default();
-                let old = if replace { places.pop() } else { None };
+                let old = if what > 0 { places.pop() } else { None };
+                if what == 2 {
+                    prop_assert_eq!(old.is_some_and(|old| index.remove(hash, Place(old))), old.is_some());
+                    prop_assert!(!index.remove(hash, Place(place)));
+                    continue;
+                }
                 places.push(place);
                 index.put(hash, old.map(Place), entry(place));
             }

@@ -191,6 +191,11 @@ impl Layout {
         write_durably(&self.root, CLEAN, &serde_json::to_vec(&point)?)
     }
 
+    /// Bytes of the whole file system.
+    pub fn total_bytes(&self) -> u64 {
+        rustix::fs::statvfs(&self.root).map_or(0, |stat| stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
+
     /// Bytes free on the file system, for us.
     pub fn free_bytes(&self) -> u64 {
         rustix::fs::statvfs(&self.root).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))

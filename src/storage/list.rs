@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, io, str::FromStr, sync::Arc};
 use super::{
     Listed, StorageError,
     index::Place,
-    lookup::{newest, read_head_with},
+    lookup::{MAX_LOOK_UPS, newest, read_head_with},
     record::{Head, Kind},
     scan::{Scan, Step},
     shared::Shared,
@@ -70,17 +70,17 @@ fn listed(head: &Head<'_>) -> Option<Listed> {
 }
 
 fn walk(shared: &Shared, mut page: Page) -> io::Result<Vec<Listed>> {
-    let Some(last) = shared.volumes.last() else { return Ok(Vec::new()) };
+    // Held to the end: compaction may remove one meanwhile, and what it moves from there may go behind the bound.
+    let volumes = shared.volumes.all();
+    let Some(last) = volumes.last() else { return Ok(Vec::new()) };
     let bound = Place::new(last.number, last.end());
-    let mut number = 0;
-    while let Some(volume) = shared.volumes.after(number).filter(|volume| volume.number <= bound.volume()) {
-        number = volume.number;
-        let end = if number == bound.volume() { bound.offset() } else { volume.end() };
-        let mut scan = Scan::new(&volume, SUPERBLOCK_BYTES, end);
+    for volume in &volumes {
+        let end = if volume.number == bound.volume() { bound.offset() } else { volume.end() };
+        let mut scan = Scan::new(volume, SUPERBLOCK_BYTES, end);
         while let Some(step) = scan.next()? {
             // Damage was reported when it was met first.
             if let Step::Record { offset, head } = step {
-                meet(shared, &volume, offset, &head, bound, &mut page);
+                meet(shared, volume, offset, &head, bound, &mut page);
             }
         }
     }
@@ -95,15 +95,22 @@ fn meet(shared: &Shared, volume: &Volume, offset: u64, head: &Head<'_>, bound: P
     }
     let here = Place::new(volume.number, offset);
     let hash = shared.hash(head.key);
-    for entry in newest(&shared.index, hash, here, bound) {
-        if entry.place == here {
-            page.add(head);
-        } else {
-            read_head_with(&shared.volumes, &entry, |later| {
+    for _ in 0..MAX_LOOK_UPS {
+        let mut moved = false;
+        for entry in newest(&shared.index, hash, here, bound) {
+            if entry.place == here {
+                page.add(head);
+                continue;
+            }
+            let read = read_head_with(&shared.volumes, &entry, |later| {
                 if later.key == head.key {
                     page.add(later);
                 }
             });
+            moved |= read.is_none() && !shared.index.holds(hash, entry.place);
+        }
+        if !moved {
+            return;
         }
     }
 }

@@ -20,6 +20,9 @@ use crate::model::{Checksum, Version};
 /// Records of up to this size are read with their head, so that a cold GET costs one read of the disk.
 const READ_WITH_HEAD_BYTES: u64 = READ_CHUNK_BYTES + MAX_HEAD_BYTES as u64;
 
+/// A record that is moved again and again between the look-up and the reading is given up after this many tries.
+pub const MAX_LOOK_UPS: usize = 16;
+
 /// What a head says, without the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
@@ -31,6 +34,8 @@ pub struct Facts {
     pub checksum: Checksum,
     /// Bytes of the blob.
     pub length: u64,
+    /// Bytes of the record, head and data.
+    pub record_length: u64,
     /// The file they are in, if they are not in the volume.
     pub file: Option<FileRef>,
 }
@@ -43,6 +48,7 @@ impl Facts {
             version: head.version,
             checksum: head.checksum,
             length: head.blob_length(),
+            record_length: head.record_length(),
             file: head.file(),
         }
     }
@@ -66,6 +72,11 @@ impl Current {
             length: self.counted().length,
             damaged: damage.is_known(self.entry.place),
         }
+    }
+
+    /// Bytes of the record; at most that many if its head cannot be read.
+    pub fn record_length(&self) -> u64 {
+        self.facts.map_or(self.entry.record_bound(), |facts| facts.record_length)
     }
 
     /// What the totals count of it.
@@ -103,11 +114,33 @@ pub async fn fetch(
     hash: u64,
     key: &[u8],
 ) -> Result<Option<Fetched>, StorageError> {
+    for _ in 0..MAX_LOOK_UPS {
+        if let Some(settled) = fetch_once(index, volumes, buffers, damage, hash, key).await? {
+            return Ok(settled);
+        }
+    }
+    let source = std::io::Error::other("the record is moved all the time");
+    Err(StorageError::Io { context: "look a key up".to_owned(), source })
+}
+
+/// `None` if a record was moved and its volume removed between the look-up and the reading.
+async fn fetch_once(
+    index: &Index,
+    volumes: &Volumes,
+    buffers: &Arc<Buffers>,
+    damage: &Damage,
+    hash: u64,
+    key: &[u8],
+) -> Result<Option<Option<Fetched>>, StorageError> {
     let mut unreadable = None;
+    let mut moved = false;
     for entry in index.candidates(hash).iter() {
         let with_data = entry.record_bound() <= READ_WITH_HEAD_BYTES;
         let length = if with_data { entry.record_bound() } else { u64::from(entry.head_bound) };
-        let Some(volume) = volumes.get(entry.place.volume()) else { continue };
+        let Some(volume) = volumes.get(entry.place.volume()) else {
+            moved = true;
+            continue;
+        };
         // What lies behind the record is read with it, but the page cache cannot tell that nothing does.
         let length = length.min(volume.end().saturating_sub(entry.place.offset()));
         let buffer = match read_at(&volume.file, buffers.take(length as usize), entry.place.offset()).await {
@@ -121,13 +154,16 @@ pub async fn fetch(
             }
         };
         match parse(entry, volume, buffer.freeze(), with_data, key) {
-            Parsed::Match(fetched) => return Ok(Some(fetched)),
+            Parsed::Match(fetched) => return Ok(Some(Some(fetched))),
             Parsed::OtherKey => {}
             Parsed::Unreadable => unreadable = Some(entry.place),
         }
     }
+    if moved {
+        return Ok(None);
+    }
     // With 40 bits of hash it is this key's record, all but certainly.
-    unreadable.map_or(Ok(None), |place| Err(damage.found(place, "the record's head cannot be read")))
+    unreadable.map_or(Ok(Some(None)), |place| Err(damage.found(place, "the record's head cannot be read")))
 }
 
 enum Parsed {

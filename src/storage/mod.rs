@@ -8,6 +8,7 @@
 //! - `table`, `index`, `lookup`, `decide`, `damage`, `totals`: what is where, and which write of a key stays
 //! - `body`, `file_body`, `budget`, `commit`, `queue`, `writer`, `health`: writing
 //! - `reader`, `buffers`, `list`: reading
+//! - `compact`, `rewrite`, `tombstones`: giving back space
 //! - `recovery`: the start; `shared`, `options`, `engine`: all of it together
 
 mod append;
@@ -16,6 +17,9 @@ mod body;
 mod budget;
 mod buffers;
 mod commit;
+mod compact;
+#[cfg(test)]
+mod compact_tests;
 mod damage;
 mod decide;
 mod doomed;
@@ -36,9 +40,11 @@ mod reader;
 mod record;
 mod recovery;
 mod reserve;
+mod rewrite;
 mod scan;
 mod shared;
 mod table;
+mod tombstones;
 mod totals;
 mod volume;
 mod whole;
@@ -46,7 +52,8 @@ mod writer;
 
 pub use engine::Engine;
 pub use options::{
-    DEFAULT_BUFFER_BYTES, DEFAULT_RESERVE_BYTES, DEFAULT_SMALL_LIMIT, DEFAULT_VOLUME_BYTES, MAX_SMALL_LIMIT,
+    DEFAULT_BUFFER_BYTES, DEFAULT_COMPACT_BYTES_PER_SECOND, DEFAULT_COMPACT_DEAD_RATIO,
+    DEFAULT_RESERVE_BYTES, DEFAULT_SMALL_LIMIT, DEFAULT_TOMBSTONE_AGE, DEFAULT_VOLUME_BYTES, MAX_SMALL_LIMIT,
     OpenError, Options, SyncMode,
 };
 
@@ -205,6 +212,21 @@ pub struct Usage {
     pub free_bytes: u64,
     /// Blobs found damaged since the start and not yet replaced.
     pub damaged: u64,
+    /// Volumes.
+    #[serde(default)]
+    pub volumes: u64,
+    /// Bytes in volumes that nobody needs any more and that compaction has not given back yet.
+    #[serde(default)]
+    pub dead_bytes: u64,
+    /// Bytes that compaction wrote again elsewhere since the start.
+    #[serde(default)]
+    pub compacted_bytes: u64,
+    /// Bytes of volumes that compaction removed since the start.
+    #[serde(default)]
+    pub reclaimed_bytes: u64,
+    /// Compaction was told to pause.
+    #[serde(default)]
+    pub compaction_paused: bool,
     /// Why no writes are taken, if so.
     pub read_only: Option<String>,
 }
@@ -233,6 +255,9 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Totals.
     fn usage(&self) -> Usage;
+
+    /// Holds the compaction where it is, or lets it go on, until the engine is closed.
+    fn pause_compaction(&self, paused: bool);
 
     /// Writes out what is waiting and saves what makes the next start fast. Nothing may be written afterwards.
     async fn close(&self) -> Result<(), StorageError>;

@@ -1,6 +1,6 @@
 //! What the engine can be told, and why it may refuse to open.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -13,6 +13,15 @@ pub const DEFAULT_VOLUME_BYTES: u64 = 1 << 30;
 pub const DEFAULT_BUFFER_BYTES: u64 = 64 << 20;
 /// Kept aside so that deletes work on a full disk: some ten thousand tombstones.
 pub const DEFAULT_RESERVE_BYTES: u64 = 1 << 20;
+/// A volume whose dead share is at least this is rewritten: at most 1.43 bytes on the disk for a byte that is needed, and
+/// 2.3 bytes written again for a byte given back.
+pub const DEFAULT_COMPACT_DEAD_RATIO: f64 = 0.3;
+/// Compaction reads and writes this much a second at most: a fifth of a slow disk.
+pub const DEFAULT_COMPACT_BYTES_PER_SECOND: u64 = 32 << 20;
+/// A delete is remembered at least so long: longer than any server of a shard is away and comes back with its disk.
+pub const DEFAULT_TOMBSTONE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A smaller dead share would have 20 bytes written again for a byte given back.
+const LEAST_DEAD_RATIO: f64 = 0.05;
 /// The most a record may carry, whatever the settings say: it bounds what a reader of a volume has to believe.
 pub const MAX_SMALL_LIMIT: u64 = 64 << 20;
 /// Offsets are kept in 40 bits.
@@ -48,6 +57,14 @@ pub struct Options {
     pub buffer_bytes: u64,
     /// Disk space kept aside for deletes on a full disk, in bytes. Default: [`DEFAULT_RESERVE_BYTES`].
     pub reserve_bytes: u64,
+    /// Dead share from which on a volume is rewritten, at least 0.05; 1: only volumes that nobody needs anything of are
+    /// removed. Default: [`DEFAULT_COMPACT_DEAD_RATIO`].
+    pub compact_dead_ratio: f64,
+    /// What compaction may read and write, in bytes per second; 0: there is none. Default:
+    /// [`DEFAULT_COMPACT_BYTES_PER_SECOND`].
+    pub compact_bytes_per_second: u64,
+    /// How long a tombstone is kept at least, counted from its version. Default: [`DEFAULT_TOMBSTONE_AGE`].
+    pub tombstone_age: Duration,
     /// Hash of a key's bytes with the store's seed. Only tests replace it, to make keys collide.
     pub key_hash: fn(&[u8], u64) -> u64,
 }
@@ -60,6 +77,9 @@ impl Default for Options {
             small_limit: DEFAULT_SMALL_LIMIT,
             buffer_bytes: DEFAULT_BUFFER_BYTES,
             reserve_bytes: DEFAULT_RESERVE_BYTES,
+            compact_dead_ratio: DEFAULT_COMPACT_DEAD_RATIO,
+            compact_bytes_per_second: DEFAULT_COMPACT_BYTES_PER_SECOND,
+            tombstone_age: DEFAULT_TOMBSTONE_AGE,
             key_hash: xxh3_64_with_seed,
         }
     }
@@ -70,6 +90,10 @@ impl Options {
     pub(super) fn check(&self) -> Result<(), OpenError> {
         if self.small_limit > MAX_SMALL_LIMIT {
             let text = format!("the limit of small blobs is at most {MAX_SMALL_LIMIT} bytes");
+            return Err(OpenError::Options(text));
+        }
+        if !(LEAST_DEAD_RATIO..=1.0).contains(&self.compact_dead_ratio) {
+            let text = format!("the dead share for compaction is from {LEAST_DEAD_RATIO} to 1");
             return Err(OpenError::Options(text));
         }
         if self.volume_bytes > MAX_VOLUME_BYTES {
@@ -146,5 +170,8 @@ mod tests {
         assert!(Options { small_limit: 65 << 20, ..Options::default() }.check().is_err());
         assert!(Options { volume_bytes: 8 << 20, ..Options::default() }.check().is_err());
         assert!(Options { volume_bytes: 2 << 40, ..Options::default() }.check().is_err());
+        for compact_dead_ratio in [0.0, -1.0, 1.1, f64::NAN] {
+            assert!(Options { compact_dead_ratio, ..Options::default() }.check().is_err());
+        }
     }
 }

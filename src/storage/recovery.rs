@@ -285,6 +285,10 @@ impl Recovery<'_> {
             return;
         }
         self.index.put(hash, old.map(|old| old.entry.place), entry);
+        self.volumes.now_live(entry.place, facts.record_length);
+        if let Some(old) = old {
+            self.volumes.now_dead(old.entry.place, old.record_length());
+        }
         let counted = Counted { kind: entry.kind, length: facts.length };
         self.totals.replace(counted, old.map(|old| old.counted()));
         if let Some(old) = old {

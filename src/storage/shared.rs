@@ -11,6 +11,7 @@ use super::{
     StorageError,
     budget::Budget,
     buffers::Buffers,
+    compact::{self, Compaction},
     damage::Damage,
     health::Health,
     index::Index,
@@ -19,7 +20,7 @@ use super::{
     queue::Queue,
     totals::Totals,
     volume::Volumes,
-    writer::{Done, Request},
+    writer::{Done, Job, Request},
 };
 use crate::model::Key;
 
@@ -49,11 +50,15 @@ pub struct Shared {
     /// Whether writes are taken.
     pub health: Health,
     /// Writes that wait.
-    pub queue: Queue<Request>,
+    pub queue: Queue<Job>,
     /// Places in the queue.
     pub places: Arc<Semaphore>,
     /// Places for listings.
     pub listings: Semaphore,
+    /// What compaction did and whether it may go on.
+    pub compaction: Compaction,
+    /// Space that blobs leave free, so that compaction has room to give space back.
+    pub room_bytes: u64,
     next_file: AtomicU64,
 }
 
@@ -77,7 +82,6 @@ impl Shared {
     /// Everything, at the start.
     pub fn new(layout: Layout, options: Options, found: Found) -> Self {
         Self {
-            layout,
             index: Arc::new(found.index),
             volumes: Arc::new(found.volumes),
             buffers: Arc::default(),
@@ -88,7 +92,10 @@ impl Shared {
             queue: Queue::default(),
             places: Arc::new(Semaphore::new(MAX_WAITING)),
             listings: Semaphore::new(MAX_LISTINGS),
+            compaction: Compaction::default(),
+            room_bytes: compact::room_bytes(&options, layout.total_bytes()),
             next_file: AtomicU64::new(found.next_file),
+            layout,
             options,
         }
     }
@@ -114,7 +121,7 @@ impl Shared {
         let closed = || StorageError::ReadOnly("it is closed".to_owned());
         let permit = self.places.clone().acquire_owned().await.map_err(|_| closed())?;
         let (answer, done) = oneshot::channel();
-        self.queue.push(request(permit, answer)).map_err(|_| closed())?;
+        self.queue.push(Job::Write(request(permit, answer))).map_err(|_| closed())?;
         done.await.map_err(|_| closed())?
     }
 
@@ -122,7 +129,7 @@ impl Shared {
     pub fn check_room(&self, length: u64) -> Result<(), StorageError> {
         // Asked only where the answer matters: small blobs find out soon enough.
         if self.health.is_full() || length > self.options.small_limit {
-            let needed = length.saturating_add(self.options.reserve_bytes);
+            let needed = length.saturating_add(self.options.reserve_bytes).max(self.room_bytes);
             if self.layout.free_bytes() < needed {
                 return Err(StorageError::Full);
             }

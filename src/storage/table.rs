@@ -118,6 +118,22 @@ impl Table {
         found.is_some()
     }
 
+    /// Takes the slot of that hash and place out; says whether there was one. Those behind it that are not in their own
+    /// place move up.
+    pub fn remove(&mut self, hash: u32, place: Place) -> bool {
+        let start = self.position(hash);
+        let found = self.candidates(hash).iter().position(|candidate| candidate.place == place.to_number());
+        let Some(found) = found else { return false };
+        let at = start + found;
+        let pushed = self.slots[at + 1..].iter().enumerate();
+        let size = self.size;
+        let count = pushed.take_while(|(n, slot)| !slot.is_free() && home(slot.hash, size) <= at + n).count();
+        self.slots.copy_within(at + 1..=at + count, at);
+        self.slots[at + count] = FREE;
+        self.used -= 1;
+        true
+    }
+
     /// Bytes of memory it takes.
     pub fn memory_bytes(&self) -> usize {
         self.slots.capacity() * size_of::<Slot>()
@@ -233,12 +249,18 @@ mod tests {
                 Just(0..=300),
                 Just(u32::MAX - 300..=u32::MAX),
                 Just(0..=u32::MAX),
-            ].prop_flat_map(|range| proptest::collection::vec((range, any::<bool>()), 0..600)),
+            ].prop_flat_map(|range| proptest::collection::vec((range, 0..4), 0..600)),
         ) {
             let (mut table, mut model) = (Table::default(), BTreeMap::<u32, Vec<u64>>::new());
-            for (n, &(hash, replace)) in hashes.iter().enumerate() {
+            for (n, &(hash, what)) in hashes.iter().enumerate() {
                 let (place, places) = (n as u64 + 1, model.entry(hash).or_default());
-                let old = if replace { places.pop() } else { None };
+                let old = if what > 1 { places.pop() } else { None };
+                prop_assert!(!table.remove(hash, Place::from_number(u64::MAX)));
+                if what == 3 {
+                    let removed = old.map(|old| table.remove(hash, Place::from_number(old)));
+                    prop_assert!(removed != Some(false));
+                    continue;
+                }
                 places.push(place);
                 match old {
                     Some(old) => prop_assert!(table.replace(Place::from_number(old), slot(hash, place))),

@@ -40,6 +40,11 @@ impl Totals {
         numbers.apply(new, u64::saturating_add);
     }
 
+    /// A record is gone and none took its place.
+    pub fn remove(&self, old: Counted) {
+        self.0.lock().apply(old, u64::saturating_sub);
+    }
+
     /// The numbers now.
     pub fn numbers(&self) -> Numbers {
         *self.0.lock()

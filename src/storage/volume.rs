@@ -1,4 +1,5 @@
-//! A volume: a superblock and records after it, in one file that only grows. Who may read up to where.
+//! A volume: a superblock and records after it, in one file that only grows. Who may read up to where, and how much of
+//! it is still needed.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,7 @@ use std::{
 
 use parking_lot::RwLock;
 
-use super::{blocks::crc32c, record::Seal};
+use super::{blocks::crc32c, index::Place, record::Seal};
 
 /// Bytes before the first record.
 pub const SUPERBLOCK_BYTES: u64 = 64;
@@ -112,12 +113,23 @@ pub struct Volume {
     /// What its records are sealed with.
     pub seal: Seal,
     end: AtomicU64,
+    /// Records that are the newest of their key. Changed by the writer and by the start alone.
+    live_records: AtomicU64,
+    /// Their bytes, heads included.
+    live_bytes: AtomicU64,
 }
 
 impl Volume {
     /// The volume in that file, readable up to `end`.
     pub fn new(store: [u8; 16], number: u32, file: Arc<File>, end: u64) -> Self {
-        Self { number, file, seal: Seal::new(store, number), end: AtomicU64::new(end) }
+        Self {
+            number,
+            file,
+            seal: Seal::new(store, number),
+            end: AtomicU64::new(end),
+            live_records: AtomicU64::new(0),
+            live_bytes: AtomicU64::new(0),
+        }
     }
 
     /// Up to where there are records.
@@ -128,6 +140,21 @@ impl Volume {
     /// Records up to there are durable now.
     pub fn set_end(&self, end: u64) {
         self.end.store(end, Ordering::Release);
+    }
+
+    /// How many of its records are the newest of their key.
+    pub fn live_records(&self) -> u64 {
+        self.live_records.load(Ordering::Acquire)
+    }
+
+    /// Bytes of the records that are the newest of their key.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes.load(Ordering::Acquire)
+    }
+
+    /// Bytes of records that nobody needs any more, of gaps and of damage: what compaction can give back.
+    pub fn dead_bytes(&self) -> u64 {
+        self.end().saturating_sub(SUPERBLOCK_BYTES + self.live_bytes())
     }
 
     /// Reads the superblock; `Ok(Err)` says what is wrong with it.
@@ -160,6 +187,34 @@ impl Volumes {
         self.0.write().insert(volume.number, volume);
     }
 
+    /// Takes one out. Who reads from it goes on.
+    pub fn remove(&self, number: u32) {
+        self.0.write().remove(&number);
+    }
+
+    /// A record of that many bytes became the newest of its key.
+    pub fn now_live(&self, place: Place, bytes: u64) {
+        if let Some(volume) = self.get(place.volume()) {
+            volume.live_records.fetch_add(1, Ordering::AcqRel);
+            volume.live_bytes.fetch_add(bytes, Ordering::AcqRel);
+        }
+    }
+
+    /// A record of about that many bytes is not the newest of its key any more.
+    pub fn now_dead(&self, place: Place, bytes: u64) {
+        if let Some(volume) = self.get(place.volume()) {
+            volume.live_records.fetch_sub(1, Ordering::AcqRel);
+            // Where a head cannot be read, how long its record is is not known for certain.
+            let less = |live: u64| Some(live.saturating_sub(bytes));
+            let _ = volume.live_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+        }
+    }
+
+    /// All, ascending.
+    pub fn all(&self) -> Vec<Arc<Volume>> {
+        self.0.read().values().cloned().collect()
+    }
+
     /// That one.
     pub fn get(&self, number: u32) -> Option<Arc<Volume>> {
         self.0.read().get(&number).cloned()
@@ -175,9 +230,15 @@ impl Volumes {
         self.0.read().last_key_value().map(|(_, volume)| volume.clone())
     }
 
-    /// Bytes of all.
-    pub fn bytes(&self) -> u64 {
-        self.0.read().values().map(|volume| volume.end()).sum()
+    /// Bytes of all, and of them the dead ones.
+    pub fn bytes(&self) -> (u64, u64) {
+        let volumes = self.0.read();
+        volumes.values().fold((0, 0), |(all, dead), volume| (all + volume.end(), dead + volume.dead_bytes()))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.read().len()
     }
 }
 

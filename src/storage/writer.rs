@@ -61,14 +61,19 @@ pub struct Request {
     pub sums: Vec<u32>,
     /// A small blob's bytes.
     pub data: Bytes,
-    /// The file that holds the bytes; removed unless the write is made.
-    pub file: Option<(FileRef, Doomed)>,
+    /// The file that holds the bytes.
+    pub file: Option<FileRef>,
+    /// That file, if it is new: removed unless the write is made.
+    pub doomed: Option<Doomed>,
     /// What the key held when it was looked up.
     pub known: Option<Current>,
+    /// For a record that compaction moves: where it is. It is moved if it is still the newest of its key.
+    pub moved: Option<Entry>,
     /// The memory of `data`; goes back when the write is done.
     pub _reservation: Option<Reservation>,
-    /// The place in the queue; goes back when the write is done.
-    pub _permit: OwnedSemaphorePermit,
+    /// The place in the queue; goes back when the write is done. Compaction, which waits for each few of its writes,
+    /// needs none.
+    pub _permit: Option<OwnedSemaphorePermit>,
     /// Who waits.
     pub answer: oneshot::Sender<Result<Done, StorageError>>,
 }
@@ -93,7 +98,7 @@ impl Request {
             data_len: self.data.len() as u32,
             key: self.key.as_str().as_bytes(),
             pairs: &self.pairs,
-            file: self.file.as_ref().map(|(file, _)| *file),
+            file: self.file,
             sums: &self.sums,
         }
     }
@@ -103,7 +108,7 @@ impl Request {
     }
 
     fn counted(&self) -> Counted {
-        let length = self.file.as_ref().map_or(self.data.len() as u64, |(file, _)| file.length);
+        let length = self.file.map_or(self.data.len() as u64, |file| file.length);
         Counted { kind: self.kind, length }
     }
 
@@ -111,6 +116,22 @@ impl Request {
         // Whoever does not wait any more does not need to know.
         let _ = self.answer.send(Err(error));
     }
+}
+
+/// What waits for the writer.
+pub enum Job {
+    /// A write.
+    Write(Request),
+    /// Tombstones that are on the disk no more.
+    Forget(Forget),
+}
+
+/// Tombstones whose volume was removed.
+pub struct Forget {
+    /// The hash of the key of each, and where it was.
+    pub tombstones: Vec<(u64, Place)>,
+    /// Told when they are forgotten.
+    pub answer: oneshot::Sender<()>,
 }
 
 /// A write that is to be made, and what it replaces.
@@ -171,12 +192,30 @@ impl Writer {
     }
 
     fn next_batch(&mut self) -> Option<Vec<Request>> {
-        let limit = if self.shared.options.sync == SyncMode::Always { 1 } else { MAX_BATCH };
-        if self.carried.is_empty() {
-            self.shared.queue.take(limit, self.expected, self.expected_until)
-        } else {
-            Some(std::mem::take(&mut self.carried))
+        if !self.carried.is_empty() {
+            return Some(std::mem::take(&mut self.carried));
         }
+        let limit = if self.shared.options.sync == SyncMode::Always { 1 } else { MAX_BATCH };
+        let jobs = self.shared.queue.take(limit, self.expected, self.expected_until)?;
+        let mut batch = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            match job {
+                Job::Write(request) => batch.push(request),
+                // At once: nothing is decided yet that stands on them.
+                Job::Forget(forget) => self.forget(forget),
+            }
+        }
+        Some(batch)
+    }
+
+    fn forget(&self, Forget { tombstones, answer }: Forget) {
+        let shared = &self.shared;
+        for (hash, place) in tombstones {
+            if shared.index.remove(hash, place) {
+                shared.totals.remove(Counted { kind: Kind::Tombstone, length: 0 });
+            }
+        }
+        let _ = answer.send(());
     }
 
     /// Those who were just answered are likely to come again at once. Without waiting for them they and those who came
@@ -194,13 +233,16 @@ impl Writer {
 
     /// Answers what needs no write, keeps a second write of one key for the next time, gives back the rest.
     fn accept(&mut self, batch: Vec<Request>) -> Vec<Accepted> {
-        let blobs_fit = self.reserve.is_held() || self.reserve.restore(self.shared.layout.free_bytes());
+        let free_bytes = self.shared.layout.free_bytes();
+        let has_reserve = self.reserve.is_held() || self.reserve.restore(free_bytes);
+        let blobs_fit = has_reserve && free_bytes >= self.shared.room_bytes;
         let mut hashes = HashSet::with_capacity(batch.len());
         let mut accepted = Vec::with_capacity(batch.len());
         for request in batch {
             if let Err(error) = self.shared.health.check() {
                 request.refuse(error);
-            } else if !blobs_fit && request.kind != Kind::Tombstone {
+            } else if !blobs_fit && request.kind != Kind::Tombstone && request.moved.is_none() {
+                self.shared.health.set_full(true);
                 request.refuse(StorageError::Full);
             } else if !hashes.insert(request.hash) {
                 self.carried.push(request);
@@ -213,14 +255,22 @@ impl Writer {
 
     fn decide(&self, request: Request) -> Option<Accepted> {
         let shared = &self.shared;
+        if let Some(entry) = request.moved {
+            if shared.index.holds(request.hash, entry.place) {
+                let old = Some(Current { entry, facts: None });
+                return Some(Accepted { request, old, before: Before::Nothing });
+            }
+            let _ = request.answer.send(Ok(Done { before: Before::Newer(request.version), stale: None }));
+            return None;
+        }
         let key = request.key.as_str().as_bytes();
         let old = current(&shared.index, &shared.volumes, request.hash, key, request.known.as_ref());
         let held = old.map(|old| old.old(&shared.damage));
         match decide(request.version, request.kind, held.as_ref()) {
             Verdict::Write(before) => Some(Accepted { request, old, before }),
             Verdict::Newer(version) => {
-                let stale = request.file.map(|(_, file)| file);
-                let _ = request.answer.send(Ok(Done { before: Before::Newer(version), stale }));
+                let done = Done { before: Before::Newer(version), stale: request.doomed };
+                let _ = request.answer.send(Ok(done));
                 None
             }
         }
@@ -259,7 +309,8 @@ impl Writer {
             Ok(places) => {
                 self.failed_volumes = 0;
                 // Before they are answered, or those who are quick would be counted twice.
-                self.expect_again(group.len(), started.elapsed());
+                let answered = group.iter().filter(|item| item.request.moved.is_none()).count();
+                self.expect_again(answered, started.elapsed());
                 group.into_iter().zip(places).for_each(|(item, place)| self.show(item, place));
             }
             // Not all fit: as many as do, one by one.
@@ -276,7 +327,9 @@ impl Writer {
         if item.request.kind == Kind::Tombstone && self.reserve.release() {
             self.write_group(vec![item]);
         } else {
-            self.shared.health.set_full(true);
+            if item.request.moved.is_none() {
+                self.shared.health.set_full(true);
+            }
             item.request.refuse(StorageError::Full);
         }
     }
@@ -364,6 +417,16 @@ impl Writer {
         let head = request.head(false);
         let entry = Entry::new(place, head.length(), head.data_len, request.kind);
         shared.index.put(request.hash, old.map(|old| old.entry.place), entry);
+        let record_length = request.record_length();
+        shared.volumes.now_live(place, record_length);
+        if let Some(old) = old {
+            let old_length = if request.moved.is_some() { record_length } else { old.record_length() };
+            shared.volumes.now_dead(old.entry.place, old_length);
+        }
+        if request.moved.is_some() {
+            let _ = request.answer.send(Ok(Done { before, stale: None }));
+            return;
+        }
         shared.totals.replace(request.counted(), old.map(|old| old.counted()));
         if let Some(old) = old {
             shared.damage.replaced(old.entry.place);
@@ -371,7 +434,7 @@ impl Writer {
         if request.kind != Kind::Tombstone {
             shared.health.set_full(false);
         }
-        if let Some((_, file)) = request.file.take() {
+        if let Some(file) = request.doomed.take() {
             file.keep();
         }
         let stale = old.and_then(|old| old.facts?.file).map(|file| Doomed::new(shared.layout.blob(file.id)));

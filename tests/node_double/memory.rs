@@ -30,6 +30,8 @@ pub struct Memory {
     pub commits: std::sync::Arc<Semaphore>,
     /// Most bytes that one read was asked for.
     pub largest_read: std::sync::Arc<AtomicUsize>,
+    /// Compaction was told to pause.
+    pub paused: AtomicBool,
     /// [`Storage::close`] was called.
     pub closed: AtomicBool,
 }
@@ -58,6 +60,7 @@ impl Default for Memory {
             damaged_from: Default::default(),
             commits: std::sync::Arc::new(Semaphore::new(1000)),
             largest_read: Default::default(),
+            paused: Default::default(),
             closed: Default::default(),
         }
     }
@@ -156,8 +159,13 @@ impl Storage for Memory {
                 Entry::Tombstone(_) => usage.tombstones += 1,
             }
         }
+        usage.compaction_paused = self.paused.load(Ordering::SeqCst);
         usage.read_only = self.read_only.load(Ordering::SeqCst).then(|| "fsync failed".to_owned());
         usage
+    }
+
+    fn pause_compaction(&self, paused: bool) {
+        self.paused.store(paused, Ordering::SeqCst);
     }
 
     async fn close(&self) -> Result<(), StorageError> {

@@ -1,0 +1,246 @@
+//! Compaction: gives back the space of records that nobody needs any more. One thread looks for the volume with the
+//! largest dead share and has it rewritten, at a limited speed, until no volume is worth it.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::AtomicU64,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{
+    options::Options,
+    rewrite::{Stop, rewrite},
+    shared::Shared,
+    tombstones::{self, Needless},
+    volume::SUPERBLOCK_BYTES,
+};
+
+/// How often it is seen whether a volume is worth it: this costs a look at a few numbers for each volume.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A volume that had to be left alone, because of damage for instance, is tried again after this.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// Shorter waits are put together: each costs a call of the system.
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+/// How often needless tombstones are looked for, while their age passes: they stay an eighth longer at most.
+const SEARCHES_IN_AN_AGE: u32 = 8;
+/// Blobs leave this part of the file system free for compaction, or the size of a volume if that is less.
+const ROOM_PART: u64 = 50;
+
+/// What compaction did since the start, and whether it may go on.
+#[derive(Debug, Default)]
+pub struct Compaction {
+    /// Bytes of records that were written again elsewhere.
+    pub moved_bytes: AtomicU64,
+    /// Bytes of volumes that were removed.
+    pub removed_bytes: AtomicU64,
+    /// Tombstones that nobody needs any more.
+    pub needless: Mutex<Needless>,
+    control: Mutex<Control>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Control {
+    stopped: bool,
+    paused: bool,
+}
+
+impl Compaction {
+    /// Ends it, whatever it is doing.
+    pub fn stop(&self) {
+        self.control.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// Holds it where it is, or lets it go on.
+    pub fn pause(&self, paused: bool) {
+        self.control.lock().paused = paused;
+        self.changed.notify_all();
+    }
+
+    /// Whether it is held.
+    pub fn is_paused(&self) -> bool {
+        self.control.lock().paused
+    }
+
+    /// Waits until then, and while it is paused. `false` if it was stopped.
+    fn wait_until(&self, until: Instant) -> bool {
+        let mut control = self.control.lock();
+        while !control.stopped {
+            if control.paused {
+                self.changed.wait(&mut control);
+            } else if self.changed.wait_until(&mut control, until).timed_out() {
+                break;
+            }
+        }
+        !control.stopped
+    }
+
+    fn may_go_on(&self) -> bool {
+        let control = self.control.lock();
+        !control.stopped && !control.paused
+    }
+}
+
+/// Keeps to a number of bytes per second.
+struct Pace<'a> {
+    compaction: &'a Compaction,
+    bytes_per_second: u64,
+    /// When what was done so far is paid for.
+    free_at: Instant,
+}
+
+impl Pace<'_> {
+    /// Waits for as long as that many bytes may take, and while compaction is paused. `false` if it was stopped.
+    fn go_on(&mut self, bytes: u64) -> bool {
+        let now = Instant::now();
+        let took = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        self.free_at = self.free_at.max(now) + took;
+        if self.free_at - now < SHORTEST_WAIT && self.compaction.may_go_on() {
+            return true;
+        }
+        self.compaction.wait_until(self.free_at)
+    }
+}
+
+/// Space that blobs leave free, so that there is room for the live part of a volume. None without compaction.
+pub fn room_bytes(options: &Options, disk_bytes: u64) -> u64 {
+    if options.compact_bytes_per_second == 0 { 0 } else { options.volume_bytes.min(disk_bytes / ROOM_PART) }
+}
+
+/// Compacts until it is stopped.
+pub fn run(shared: &Shared) {
+    let compaction = &shared.compaction;
+    let bytes_per_second = shared.options.compact_bytes_per_second;
+    let mut pace = Pace { compaction, bytes_per_second, free_at: Instant::now() };
+    let mut left_alone = HashMap::new();
+    let between_searches = shared.options.tombstone_age / SEARCHES_IN_AN_AGE;
+    let mut search_at = Instant::now() + between_searches;
+    while compaction.wait_until(Instant::now() + LOOK_EVERY) {
+        while let Some(number) = next(shared, &left_alone) {
+            match rewrite(shared, number, &mut |bytes| pace.go_on(bytes)) {
+                Ok(done) => {
+                    let (removed_bytes, moved_bytes) = (done.removed_bytes, done.moved_bytes);
+                    tracing::info!(volume = number, removed_bytes, moved_bytes, "volume compacted");
+                }
+                Err(Stop::Asked) => return,
+                Err(Stop::LeaveAlone(reason)) => {
+                    tracing::warn!(volume = number, reason, "volume not compacted");
+                    left_alone.insert(number, Instant::now());
+                }
+            }
+        }
+        if Instant::now() >= search_at && tombstones::worth_it(shared) {
+            match tombstones::find(shared, &mut |bytes| pace.go_on(bytes)) {
+                Ok(needless) => *compaction.needless.lock() = needless,
+                Err(Stop::Asked) => return,
+                Err(Stop::LeaveAlone(reason)) => tracing::warn!(reason, "no tombstones are given up"),
+            }
+            search_at = Instant::now() + between_searches;
+        }
+    }
+}
+
+/// The volume to be compacted next.
+pub fn next(shared: &Shared, left_alone: &HashMap<u32, Instant>) -> Option<u32> {
+    // Writers stopped for good: there is nothing to gain.
+    shared.health.check().ok()?;
+    // What deletes may need is left to them, whether the reserve is set aside or not.
+    let room = shared.layout.free_bytes().saturating_sub(2 * shared.options.reserve_bytes);
+    let candidates = candidates(shared).into_iter().filter(|candidate| {
+        left_alone.get(&candidate.number).is_none_or(|at| at.elapsed() > TRY_AGAIN_AFTER)
+    });
+    choose(candidates, shared.options.compact_dead_ratio, room)
+}
+
+/// A volume that nothing is written to any more.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    number: u32,
+    live_bytes: u64,
+    dead_bytes: u64,
+}
+
+impl Candidate {
+    /// The dead part of what it holds, from 0 to 1; 1 if it holds nothing.
+    fn dead_share(&self) -> f64 {
+        let all = self.live_bytes + self.dead_bytes;
+        if all == 0 { 1.0 } else { self.dead_bytes as f64 / all as f64 }
+    }
+}
+
+/// All volumes but the last, which may be written to.
+fn candidates(shared: &Shared) -> Vec<Candidate> {
+    let needless = shared.compaction.needless.lock();
+    let mut all = shared.volumes.all();
+    all.pop();
+    all.iter()
+        .map(|volume| {
+            let needless_bytes = needless.bytes_in(volume.number);
+            Candidate {
+                number: volume.number,
+                live_bytes: volume.live_bytes().saturating_sub(needless_bytes),
+                dead_bytes: volume.dead_bytes() + needless_bytes,
+            }
+        })
+        .collect()
+}
+
+/// The one with the largest dead share, of those that have at least that share and whose live part finds room.
+fn choose(candidates: impl Iterator<Item = Candidate>, ratio: f64, room: u64) -> Option<u32> {
+    candidates
+        .filter(|candidate| candidate.dead_share() >= ratio && fits(candidate, room))
+        .max_by(|one, other| one.dead_share().total_cmp(&other.dead_share()))
+        .map(|candidate| candidate.number)
+}
+
+fn fits(candidate: &Candidate, room: u64) -> bool {
+    // Its records may need a new volume.
+    candidate.live_bytes == 0 || candidate.live_bytes + SUPERBLOCK_BYTES <= room
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deadest_that_finds_room_is_chosen() {
+        let candidates = |numbers: &[(u64, u64)]| {
+            let candidate = |(at, (live_bytes, dead_bytes)): (usize, &(u64, u64))| Candidate {
+                number: at as u32 + 1,
+                live_bytes: *live_bytes,
+                dead_bytes: *dead_bytes,
+            };
+            numbers.iter().enumerate().map(candidate).collect::<Vec<_>>().into_iter()
+        };
+        let four = [(900, 100), (500, 500), (300, 700), (0, 10)];
+        assert_eq!(choose(candidates(&four), 0.3, 10_000), Some(4));
+        assert_eq!(choose(candidates(&four[..3]), 0.3, 10_000), Some(3));
+        assert_eq!(choose(candidates(&four[..2]), 0.3, 10_000), Some(2));
+        assert_eq!(choose(candidates(&four[..1]), 0.3, 10_000), None);
+        assert_eq!(choose(candidates(&four[..3]), 0.3, 350), None, "its records and a superblock need more");
+        assert_eq!(choose(candidates(&four), 0.3, 0), Some(4), "what is wholly dead needs no room");
+        assert_eq!(choose(candidates(&[(0, 0)]), 1.0, 0), Some(1), "nor what is empty");
+        assert_eq!(choose(candidates(&four[..3]), 1.0, 10_000), None);
+    }
+
+    #[test]
+    fn the_pace_is_kept_and_a_stop_ends_every_wait() {
+        let compaction = Compaction::default();
+        let started = Instant::now();
+        let mut pace = Pace { compaction: &compaction, bytes_per_second: 1000, free_at: started };
+        for _ in 0..10 {
+            assert!(pace.go_on(10));
+        }
+        assert!(started.elapsed() >= Duration::from_millis(100) - SHORTEST_WAIT);
+        compaction.pause(true);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| pace.go_on(1 << 40));
+            compaction.pause(false);
+            compaction.stop();
+            assert!(!waiting.join().unwrap());
+        });
+    }
+}
