@@ -23,7 +23,7 @@ use super::{
 use crate::model::{Meta, Version};
 
 /// Bigger blobs get a file of their own.
-const SMALL: u64 = 8_000;
+pub const SMALL: u64 = 8_000;
 const FOR_EVER: Duration = Duration::from_secs(1 << 40);
 
 /// Small volumes, and no compaction but what the test does.
@@ -62,7 +62,7 @@ pub async fn delete(engine: &Engine, name: &str, n: u64) -> Result<Before, Stora
 }
 
 /// What a key holds: the version and the bytes; no bytes for a tombstone.
-type Held = Option<(u64, Option<Vec<u8>>)>;
+pub type Held = Option<(u64, Option<Vec<u8>>)>;
 
 pub async fn get(engine: &Engine, name: &str) -> Result<Held, StorageError> {
     Ok(match engine.open(&name.parse().unwrap()).await? {
@@ -111,7 +111,7 @@ async fn find_tombstones(engine: &Engine) {
 }
 
 /// The state of a directory as a crash would leave it: copied while the engine is open.
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -136,10 +136,10 @@ fn counted(engine: &Engine) -> Vec<(u32, u64, u64, u64)> {
 }
 
 /// What the keys hold: version, and the length of the blob or `None` for a tombstone.
-type Model = BTreeMap<String, (u64, Option<usize>)>;
+pub type Model = BTreeMap<String, (u64, Option<usize>)>;
 
 /// Holds the engine against the model. Where tombstones may go, a deleted key may hold nothing.
-async fn check(engine: &Engine, model: &Model, names: &[String], tombstones_go: bool) {
+pub async fn check(engine: &Engine, model: &Model, names: &[String], tombstones_go: bool) {
     for name in names {
         let held = get(engine, name).await.unwrap();
         match model.get(name) {
@@ -328,7 +328,7 @@ proptest! {
 }
 
 /// Three volumes that hold something of everything, the second of them worth compacting, and a fourth.
-async fn some_volumes(engine: &Engine) -> Model {
+pub async fn some_volumes(engine: &Engine) -> Model {
     let mut model = Model::new();
     let mut n = 0;
     let mut write = async |name: &str, length: Option<usize>| {
@@ -355,12 +355,12 @@ async fn some_volumes(engine: &Engine) -> Model {
     model
 }
 
-fn names_of(model: &Model) -> Vec<String> {
+pub fn names_of(model: &Model) -> Vec<String> {
     model.keys().cloned().collect()
 }
 
 /// The volume that the tests below compact: neither the first nor the last.
-const VICTIM: u32 = 2;
+pub const VICTIM: u32 = 2;
 
 #[test]
 fn a_crash_or_a_stop_at_any_step_leaves_everything_as_it_was() {

@@ -14,8 +14,10 @@ use bytes::Bytes;
 use rustix::io::Errno;
 
 use super::{
-    Before, Engine, Found, NewBlob, Options, Storage, StorageError,
+    Before, Engine, Found, NewBlob, Options, Storage, StorageError, SyncMode,
     append::{AppendFile, Wrap},
+    compact_tests::{self, SMALL, VICTIM, check, copy, names_of, rewrite_some, some_volumes},
+    rewrite::Stop,
 };
 use crate::model::{Meta, Version};
 
@@ -141,4 +143,66 @@ async fn a_full_disk_leaves_the_volume_as_it_was() {
     put(&engine, "after").await.unwrap();
     assert!(has(&engine, "after").await && !has(&engine, "before").await && !has(&engine, "failed").await);
     assert!(dir.path().join("RESERVE").exists());
+}
+
+/// Small volumes and a sync for each batch.
+fn compacted() -> Options {
+    Options { sync: SyncMode::Group, ..compact_tests::options() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compaction_that_cannot_write_moves_nothing_out_of_sight() {
+    static FAULTS: Faults = Faults::none();
+    for fault in [&FAULTS.syncs, &FAULTS.full_writes] {
+        let dir = tempfile::tempdir().unwrap();
+        let wrap: Wrap = |file| Box::new(Failing { file, faults: &FAULTS });
+        let engine = Engine::open_through(dir.path(), compacted(), wrap).unwrap();
+        let model = some_volumes(&engine).await;
+        let names = names_of(&model);
+        // A group that finds no room is tried one by one: all of them find none.
+        fault.store(if std::ptr::eq(fault, &FAULTS.syncs) { 1 } else { u32::MAX }, Ordering::SeqCst);
+        let stopped = rewrite_some(&engine, VICTIM, usize::MAX).await;
+        assert!(matches!(stopped, Err(Stop::LeaveAlone(_))), "{stopped:?}");
+        check(&engine, &model, &names, false).await;
+        fault.store(0, Ordering::SeqCst);
+        rewrite_some(&engine, VICTIM, usize::MAX).await.unwrap();
+        check(&engine, &model, &names, false).await;
+        drop(engine);
+        check(&Engine::open(dir.path(), compacted()).unwrap(), &model, &names, false).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_never_acknowledged_stays_out_of_sight_when_the_volume_that_says_so_goes() {
+    static FAULTS: Faults = Faults::none();
+    let home = tempfile::tempdir().unwrap();
+    let (live, copied, crashed) = (home.path().join("1"), home.path().join("2"), home.path().join("3"));
+    let wrap: Wrap = |file| Box::new(Failing { file, faults: &FAULTS });
+    let engine = Engine::open_through(&live, compacted(), wrap).unwrap();
+    put(&engine, "before").await.unwrap();
+    FAULTS.syncs.store(1, Ordering::SeqCst);
+    FAULTS.cuts.store(1, Ordering::SeqCst);
+    assert!(put(&engine, "failed").await.is_err());
+    for n in 1..30 {
+        compact_tests::put(&engine, "filler", n, SMALL as usize).await.unwrap();
+    }
+    assert!(engine.shared.volumes.last().unwrap().number > 3);
+    rewrite_some(&engine, 2, usize::MAX).await.unwrap();
+    // Now its successor is gone, and then the volume itself goes: at each step it must be told how much of it is valid.
+    let mut whole = false;
+    for steps in 1.. {
+        copy(&live, &copied);
+        let engine = Engine::open(&copied, compacted()).unwrap();
+        assert!(has(&engine, "before").await && !has(&engine, "failed").await, "{steps}");
+        whole |= rewrite_some(&engine, 1, steps).await.is_ok();
+        copy(&copied, &crashed);
+        let engine = Engine::open(&crashed, compacted()).unwrap();
+        assert!(has(&engine, "before").await && !has(&engine, "failed").await, "{steps}");
+        assert_eq!(engine.usage().damaged, 0);
+        std::fs::remove_dir_all(&copied).unwrap();
+        std::fs::remove_dir_all(&crashed).unwrap();
+        if whole {
+            break;
+        }
+    }
 }
