@@ -166,6 +166,7 @@ async fn fetch_once(
     unreadable.map_or(Ok(Some(None)), |place| Err(damage.found(place, "the record's head cannot be read")))
 }
 
+#[expect(clippy::large_enum_variant, reason = "one at a time, and it goes no further than the caller")]
 enum Parsed {
     Match(Fetched),
     OtherKey,

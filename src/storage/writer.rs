@@ -119,6 +119,7 @@ impl Request {
 }
 
 /// What waits for the writer.
+#[expect(clippy::large_enum_variant, reason = "nearly all are writes")]
 pub enum Job {
     /// A write.
     Write(Request),
