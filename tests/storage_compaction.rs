@@ -15,13 +15,14 @@ use std::{
 
 use backpack::{
     model::{Meta, Version},
-    storage::{Engine, Found, NewBlob, OpenError, Options, Storage, SyncMode},
+    storage::{Engine, Found, NewBlob, OpenError, Options, Storage, StorageError, SyncMode},
 };
 use bytes::Bytes;
 use support::{
     daemon::Daemon,
     http::{Reply, Request},
     port::free_port,
+    small_disk::SmallDisk,
     wait::{START_WITHIN, eventually, wait_until},
 };
 
@@ -45,12 +46,16 @@ fn body(name: &str, n: u64) -> Vec<u8> {
 }
 
 async fn put(engine: &Engine, key: u64, n: u64) {
+    try_put(engine, key, n).await.unwrap();
+}
+
+async fn try_put(engine: &Engine, key: u64, n: u64) -> Result<(), StorageError> {
     let name = format!("k{key}");
     let version = Version::from_parts(n, 1);
     let new = NewBlob { key: name.parse().unwrap(), version, meta: Meta::default(), length: None };
-    let mut writer = engine.create(new).await.unwrap();
-    writer.write(Bytes::from(body(&name, n))).await.unwrap();
-    writer.commit().await.unwrap();
+    let mut writer = engine.create(new).await?;
+    writer.write(Bytes::from(body(&name, n))).await?;
+    writer.commit().await.map(|_| ())
 }
 
 async fn delete(engine: &Engine, key: u64, n: u64) {
@@ -210,6 +215,38 @@ async fn readers_and_writers_go_on_meanwhile() {
     for reader in readers {
         reader.await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_of_dead_records_takes_uploads_again_by_itself() {
+    let Some(disk) = SmallDisk::mount(8 << 20) else {
+        eprintln!("not run: mounting is not allowed here");
+        return;
+    };
+    let engine = Engine::open(disk.path().join("data"), options()).unwrap();
+    engine.pause_compaction(true);
+    let mut newest = vec![0; KEYS as usize];
+    let refused = 'filled: {
+        for n in 1.. {
+            for key in 0..KEYS {
+                match try_put(&engine, key, n).await {
+                    Ok(()) => newest[key as usize] = n,
+                    Err(error) => break 'filled error,
+                }
+            }
+        }
+        unreachable!("no disk holds all versions")
+    };
+    assert!(matches!(refused, StorageError::Full), "{refused}");
+    assert!(engine.usage().free_bytes > 64 << 10, "room is left: {:?}", engine.usage());
+    delete(&engine, 0, 1000).await;
+    engine.pause_compaction(false);
+    let taken = async || try_put(&engine, 0, 1001).await.is_ok();
+    eventually("uploads are taken again", WITHIN, taken).await;
+    for (key, &n) in newest.iter().enumerate().skip(1) {
+        assert_eq!(get(&engine, key as u64).await, Some(n), "{key}");
+    }
+    assert_eq!((engine.usage().blobs, engine.usage().damaged), (KEYS, 0));
 }
 
 #[test]

@@ -17,6 +17,7 @@ use backpack::{
 };
 use bytes::Bytes;
 use proptest::prelude::*;
+use support::small_disk::SmallDisk;
 use support::wait::wait_until;
 
 /// Tells a test that is started again in a process of its own which directory to use.
@@ -609,33 +610,14 @@ async fn write_past_the_limit(dir: &Path) {
     }
 }
 
-/// A small file system of memory, where the system lets us mount one.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(bytes: u64) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let options = format!("size={bytes}");
-        let mount =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()).output();
-        mount.is_ok_and(|output| output.status.success()).then_some(Self(dir))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_full_disk_takes_deletes_and_recovers_by_itself() {
     let Some(disk) = SmallDisk::mount(8 << 20) else {
         eprintln!("not run: mounting is not allowed here");
         return;
     };
-    let dir = disk.0.path().join("data");
-    let ballast = disk.0.path().join("ballast");
+    let dir = disk.path().join("data");
+    let ballast = disk.path().join("ballast");
     block_on(async {
         let options = Options { reserve_bytes: 256 << 10, small_limit: 100_000, ..Options::default() };
         let engine = Engine::open(&dir, options.clone()).unwrap();
@@ -658,7 +640,7 @@ fn a_full_disk_takes_deletes_and_recovers_by_itself() {
         assert!(stored.len() > 20);
         wait_until("nothing half is left", DEADLINE, || fs::read_dir(dir.join("tmp")).unwrap().count() == 0);
         // What is left of the disk is taken too: only the reserve can help now.
-        let mut rest = fs::File::create(disk.0.path().join("rest")).unwrap();
+        let mut rest = fs::File::create(disk.path().join("rest")).unwrap();
         while rest.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
         let error = put_bytes(&engine, "late", 1, vec![1; 50_000]).await.unwrap_err();
         assert!(matches!(error, StorageError::Full), "{error}");

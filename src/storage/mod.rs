@@ -19,6 +19,8 @@ mod buffers;
 mod commit;
 mod compact;
 #[cfg(test)]
+mod compact_model;
+#[cfg(test)]
 mod compact_tests;
 mod damage;
 mod decide;

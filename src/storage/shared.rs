@@ -129,7 +129,7 @@ impl Shared {
     pub fn check_room(&self, length: u64) -> Result<(), StorageError> {
         // Asked only where the answer matters: small blobs find out soon enough.
         if self.health.is_full() || length > self.options.small_limit {
-            let needed = length.saturating_add(self.options.reserve_bytes).max(self.room_bytes);
+            let needed = length.saturating_add(self.options.reserve_bytes.max(self.room_bytes));
             if self.layout.free_bytes() < needed {
                 return Err(StorageError::Full);
             }

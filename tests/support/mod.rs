@@ -7,7 +7,7 @@
 //! - [`original_node`]: a storage server that behaves as the original's node does, with faults on demand
 //! - [`queue`]: a queue that is watched, and fails on demand
 //! - [`http`]: a client that sends what it is told to, byte for byte
-//! - [`port`]: ports that no other test has
+//! - [`port`]: ports that no other test has; [`small_disk`]: a disk that is soon full
 //! - [`cluster`]: all of it as one cluster, of [`shard_server`]s and our own programs, set up by [`admin`], read through
 //!   [`front`]
 //!
@@ -28,6 +28,7 @@ pub mod process;
 pub mod queue;
 pub mod redis;
 pub mod shard_server;
+pub mod small_disk;
 pub mod tls;
 pub mod wait;
 pub mod znodes;
