@@ -33,9 +33,13 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 async fn put(engine: &Engine, n: u64, body: &Bytes) {
+    put_version(engine, n, 1, body).await;
+}
+
+async fn put_version(engine: &Engine, n: u64, version: u64, body: &Bytes) {
     let key = name(n).parse().unwrap();
     let length = Some(body.len() as u64);
-    let new = NewBlob { key, version: Version::from_parts(1, 1), meta: Meta::default(), length };
+    let new = NewBlob { key, version: Version::from_parts(version, 1), meta: Meta::default(), length };
     let mut writer = engine.create(new).await.unwrap();
     writer.write(body.clone()).await.unwrap();
     writer.commit().await.unwrap();
@@ -218,4 +222,90 @@ fn raw_reads(dir: &Path) {
         done += 1000;
     }
     println!("raw pread of as many bytes, 1 thread: {:.0}/s", done as f64 / started.elapsed().as_secs_f64());
+}
+
+/// Overwrites of random keys and reads beside them, without compaction and with it.
+#[test]
+#[ignore = "measures"]
+fn overwrites_with_and_without_compaction() {
+    for compact_bytes_per_second in [0, 32 << 20] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            volume_bytes: 16 << 20,
+            small_limit: 1 << 20,
+            compact_bytes_per_second,
+            ..Options::default()
+        };
+        let engine = Engine::open(dir.path(), options).unwrap();
+        runtime().block_on(overwrite(&engine, compact_bytes_per_second));
+        runtime().block_on(engine.close()).unwrap();
+    }
+}
+
+/// Keys that are overwritten, 80 MB of them.
+const OVERWRITTEN: u64 = 20_000;
+
+async fn overwrite(engine: &Arc<Engine>, compact_bytes_per_second: u64) {
+    let (started, body) = (Instant::now(), Bytes::from(vec![7; 4 * BODY]));
+    let until = started + 6 * EACH;
+    let version = Arc::new(AtomicU64::new(1));
+    let puts = (0..32).map(|task| {
+        let (engine, version, body) = (engine.clone(), version.clone(), body.clone());
+        tokio::spawn(async move {
+            let (mut random, mut took) = (fastrand::Rng::with_seed(task), Vec::new());
+            while Instant::now() < until {
+                let n = version.fetch_add(1, Ordering::Relaxed);
+                // First all keys once, then any.
+                let key = if n <= OVERWRITTEN { n } else { random.u64(1..=OVERWRITTEN) };
+                let begun = Instant::now();
+                put_version(&engine, key, n, &body).await;
+                took.push(begun.elapsed());
+            }
+            took
+        })
+    });
+    let gets = (0..4).map(|task| {
+        let engine = engine.clone();
+        tokio::spawn(async move {
+            let (mut random, mut took) = (fastrand::Rng::with_seed(task), Vec::new());
+            while Instant::now() < until {
+                let key = name(random.u64(1..=OVERWRITTEN)).parse().unwrap();
+                let begun = Instant::now();
+                if let Some(Found::Blob(blob)) = engine.open(&key).await.unwrap() {
+                    blob.read(0, blob.info().length).await.unwrap();
+                }
+                took.push(begun.elapsed());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            took
+        })
+    });
+    let (puts, gets): (Vec<_>, Vec<_>) = (puts.collect(), gets.collect());
+    let (mut put_times, mut get_times) = (Vec::new(), Vec::new());
+    for put in puts {
+        put_times.extend(put.await.unwrap());
+    }
+    for get in gets {
+        get_times.extend(get.await.unwrap());
+    }
+    println!("compaction at {compact_bytes_per_second} bytes/s, {:.0} s:", started.elapsed().as_secs_f64());
+    print_times("PUT", put_times);
+    print_times("GET", get_times);
+    println!("  at the end of the load: {:?}", engine.usage());
+    if compact_bytes_per_second > 0 {
+        let waited = Instant::now();
+        let mut last = engine.usage().reclaimed_bytes + 1;
+        while last != engine.usage().reclaimed_bytes && waited.elapsed() < 10 * EACH {
+            last = engine.usage().reclaimed_bytes;
+            tokio::time::sleep(EACH).await;
+        }
+        println!("  {:.0?} later: {:?}", waited.elapsed(), engine.usage());
+    }
+}
+
+fn print_times(what: &str, mut took: Vec<Duration>) {
+    took.sort_unstable();
+    let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize];
+    let [half, most, nearly_all] = [0.5, 0.99, 0.999].map(at);
+    println!("  {} {what}: p50 {half:.2?}, p99 {most:.2?}, p99.9 {nearly_all:.2?}", took.len());
 }
