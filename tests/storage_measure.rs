@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{Read, Write},
     os::unix::fs::FileExt,
     path::Path,
     sync::{
@@ -27,6 +27,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const BODY: usize = 1024;
 const EACH: Duration = Duration::from_secs(4);
 const BLOBS: u64 = 1_000_000;
+const MANY_BLOBS: u64 = 10_000_000;
+const SHORT_BODY: usize = 100;
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
@@ -105,12 +107,12 @@ fn durable_puts_beside_raw_appends() {
     println!("64 writers, no sync: {never:.0}/s");
 }
 
-async fn load(engine: &Arc<Engine>) {
-    let body = Bytes::from(vec![7; BODY]);
+async fn load(engine: &Arc<Engine>, blobs: u64, size: usize) {
+    let body = Bytes::from(vec![7; size]);
     let tasks = (0..64).map(|task| {
         let (engine, body) = (engine.clone(), body.clone());
         tokio::spawn(async move {
-            for n in (task..BLOBS).step_by(64) {
+            for n in (task..blobs).step_by(64) {
                 put(&engine, n, &body).await;
             }
         })
@@ -149,12 +151,11 @@ fn a_million_blobs() {
     let options = || Options { sync: SyncMode::Never, ..Options::default() };
     let engine = Engine::open(dir.path(), options()).unwrap();
     let started = Instant::now();
-    runtime().block_on(load(&engine));
+    runtime().block_on(load(&engine, BLOBS, BODY));
     println!("loaded without sync: {:.0}/s", BLOBS as f64 / started.elapsed().as_secs_f64());
     runtime().block_on(engine.close()).unwrap();
     drop(engine);
 
-    print_memory(dir.path());
     let started = Instant::now();
     let engine = Engine::open(dir.path(), options()).unwrap();
     let opened = started.elapsed();
@@ -164,7 +165,8 @@ fn a_million_blobs() {
         "opened after a clean stop: {opened:.2?}, {} blobs, {} bytes on the disk",
         usage.blobs, usage.disk_bytes
     );
-    let overhead = usage.disk_bytes - (1 << 20) - BLOBS * (BODY as u64 + 23);
+    let saved = fs::metadata(dir.path().join("INDEX")).unwrap().len();
+    let overhead = usage.disk_bytes - saved - (1 << 20) - BLOBS * (BODY as u64 + 23);
     println!("disk per blob beside key and data: {:.1} bytes", overhead as f64 / BLOBS as f64);
     for tasks in [1, 2, 64] {
         let rate = runtime().block_on(reads(&engine, tasks));
@@ -175,36 +177,106 @@ fn a_million_blobs() {
     println!("a page of {} keys: {:.2?}", page.len(), started.elapsed());
     drop(engine);
 
-    // As after a crash: the whole last volume is to be verified.
-    fs::remove_file(dir.path().join("CLEAN")).unwrap();
+    // As after a crash without a saved index: all heads are read, and the whole last volume is verified.
+    for name in ["CLEAN", "INDEX"] {
+        fs::remove_file(dir.path().join(name)).unwrap();
+    }
     let started = Instant::now();
     let engine = Engine::open(dir.path(), options()).unwrap();
-    println!("opened without a clean point: {:.2?}", started.elapsed());
+    println!("opened without index and clean point: {:.2?}", started.elapsed());
     drop(engine);
     raw_reads(dir.path());
+}
+
+/// Memory and starts at ten million blobs, which are short so that they take less than 2 GB of disk.
+#[test]
+#[ignore = "measures"]
+fn ten_million_blobs() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path(), Options { sync: SyncMode::Never, ..Options::default() }).unwrap();
+    let started = Instant::now();
+    runtime().block_on(load(&engine, MANY_BLOBS, SHORT_BODY));
+    println!("loaded without sync: {:.0}/s", MANY_BLOBS as f64 / started.elapsed().as_secs_f64());
+    let index = engine.index_bytes() as f64 / MANY_BLOBS as f64;
+    println!("memory of the index that grew with its writes: {index:.1} bytes a blob");
+    // What was saved while it ran, with a tail behind it: what a killed process leaves.
+    let (saved, kept) = (dir.path().join("INDEX"), dir.path().join("kept"));
+    fs::copy(&saved, &kept).unwrap();
+    let started = Instant::now();
+    runtime().block_on(engine.close()).unwrap();
+    drop(engine);
+    println!("closed, index saved: {:.2?}, {} bytes", started.elapsed(), fs::metadata(&saved).unwrap().len());
+    open_in_a_new_process(dir.path(), "after a stop, cached");
+    open_cold(dir.path(), "after a stop, not cached");
+    fs::rename(kept, &saved).unwrap();
+    open_cold(dir.path(), "after a crash, not cached");
+    fs::remove_file(saved).unwrap();
+    open_in_a_new_process(dir.path(), "no saved index, cached");
+    open_cold(dir.path(), "no saved index, not cached");
+    raw_scan(dir.path());
+}
+
+/// As [`open_in_a_new_process`], with nothing of the directory in the page cache.
+fn open_cold(dir: &Path, what: &str) {
+    evict(dir);
+    open_in_a_new_process(dir, what);
+}
+
+/// Throws the files of a storage out of the page cache.
+fn evict(dir: &Path) {
+    for folder in [dir.to_owned(), dir.join("volumes")] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let file = fs::File::open(entry.unwrap().path()).unwrap();
+            if file.metadata().unwrap().is_file() {
+                file.sync_all().unwrap();
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            }
+        }
+    }
+}
+
+/// What reading the same volumes costs without the engine.
+fn raw_scan(dir: &Path) {
+    evict(dir);
+    let (started, mut bytes) = (Instant::now(), 0);
+    let mut buffer = vec![0; 256 << 10];
+    for entry in fs::read_dir(dir.join("volumes")).unwrap() {
+        let mut file = fs::File::open(entry.unwrap().path()).unwrap();
+        loop {
+            match file.read(&mut buffer).unwrap() {
+                0 => break,
+                read => bytes += read,
+            }
+        }
+    }
+    println!("raw read of the volumes, not cached: {:.2?}, {bytes} bytes", started.elapsed());
 }
 
 /// Tells the process that is started for [`opened_in_a_new_process`] which directory to open.
 const CHILD_DIR: &str = "STORAGE_MEASURE_DIR";
 
-/// In a process that did nothing before, so that no memory is used again.
-fn print_memory(dir: &Path) {
+/// Opens the storage in a process that did nothing before, so that no memory is used again, and ends it without a stop.
+fn open_in_a_new_process(dir: &Path, what: &str) {
     let mut child = std::process::Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "opened_in_a_new_process", "--ignored", "--nocapture"]).env(CHILD_DIR, dir);
     let output = child.output().unwrap().stdout;
     let lines = String::from_utf8(output).unwrap();
-    lines.lines().filter(|line| line.contains("memory")).for_each(|line| println!("{line}"));
+    lines.lines().filter(|line| line.contains("opened in")).for_each(|line| println!("{what}: {line}"));
 }
 
 #[test]
-#[ignore = "measures, started by a_million_blobs"]
+#[ignore = "measures, started by ten_million_blobs"]
 fn opened_in_a_new_process() {
     let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
     let before = resident();
-    let engine = Engine::open(dir, Options::default()).unwrap();
+    let started = Instant::now();
+    let engine = Engine::open(dir, Options { index_save_bytes: u64::MAX, ..Options::default() }).unwrap();
+    let opened = started.elapsed();
     let blobs = engine.usage().blobs as f64;
     let (index, process) = (engine.index_bytes() as f64, (resident() - before) as f64);
-    println!("memory per blob: index {:.1} bytes, process {:.1} bytes", index / blobs, process / blobs);
+    let (index, process) = (index / blobs, process / blobs);
+    println!("opened in {opened:.2?}; memory a blob: index {index:.1} bytes, process {process:.1} bytes");
+    std::process::exit(0);
 }
 
 /// What the same reads cost without the engine.

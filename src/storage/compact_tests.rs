@@ -360,6 +360,8 @@ fn a_damaged_stretch_and_lost_bytes_keep_their_volume() {
                 bytes[64..80].fill(0);
             }
             fs::write(&path, bytes).unwrap();
+            // A start that has it does not read the heads.
+            fs::remove_file(home.path().join("INDEX")).unwrap();
             for _ in 0..2 {
                 let engine = Engine::open(home.path(), options()).unwrap();
                 assert_eq!(engine.usage().damaged, 1);

@@ -18,6 +18,11 @@ pub struct Damage {
 }
 
 impl Damage {
+    /// No damage but so many stretches, which were found before.
+    pub fn with_stretches(stretches: u64) -> Self {
+        Self { stretches: AtomicU64::new(stretches), ..Self::default() }
+    }
+
     /// Notes a damaged record, once, and gives the error for the reader.
     pub fn found(&self, place: Place, what: &str) -> StorageError {
         if self.records.lock().insert(place) {
@@ -52,13 +57,13 @@ impl Damage {
         self.records.lock().contains(&place)
     }
 
-    /// Whether keys may have been lost from sight.
-    pub fn has_stretches(&self) -> bool {
-        self.stretches.load(Ordering::Relaxed) > 0
+    /// How many stretches there are. If any, keys may have been lost from sight.
+    pub fn stretches(&self) -> u64 {
+        self.stretches.load(Ordering::Relaxed)
     }
 
     /// Records and stretches together.
     pub fn count(&self) -> u64 {
-        self.records.lock().len() as u64 + self.stretches.load(Ordering::Relaxed)
+        self.records.lock().len() as u64 + self.stretches()
     }
 }

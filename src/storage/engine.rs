@@ -27,6 +27,7 @@ use super::{
     reader::{OpenBlob, Source, packed},
     record::{FileRef, Kind},
     recovery,
+    saver::Saver,
     shared::Shared,
     whole,
     writer::Writer,
@@ -49,8 +50,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens a data directory, or makes one of an empty directory. Reads the heads of all records: blocks for as long
-    /// as that takes.
+    /// Opens a data directory, or makes one of an empty directory. Reads the saved index and what was written since, or
+    /// the heads of all records: blocks for as long as that takes.
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Arc<Self>, OpenError> {
         Self::open_through(dir.as_ref(), options, through_system)
     }
@@ -63,9 +64,11 @@ impl Engine {
         let last = found.volumes.last();
         let end = last.as_ref().map_or((0, 0), |volume| (volume.number, volume.end()));
         let tail = last.filter(|_| found.goes_on).map(|volume| Tail::resume(volume, wrap));
+        let (durable_before, unsaved_bytes) = (found.durable_before, found.unsaved_bytes);
         let shared = Arc::new(Shared::new(layout, options, found));
         let (ended_sender, ended) = watch::channel(None);
-        let writer = Writer::new(shared.clone(), tail, end, wrap);
+        let saver = Saver::new(shared.clone(), durable_before, unsaved_bytes);
+        let writer = Writer::new(shared.clone(), saver, tail, end, wrap);
         let thread = thread::Builder::new()
             .name("storage-writer".to_owned())
             .spawn({
@@ -228,7 +231,10 @@ impl Storage for Engine {
             blobs: numbers.blobs,
             blob_bytes: numbers.blob_bytes,
             tombstones: numbers.tombstones,
-            disk_bytes: volume_bytes + numbers.file_bytes + shared.options.reserve_bytes,
+            disk_bytes: volume_bytes
+                + numbers.file_bytes
+                + shared.options.reserve_bytes
+                + shared.layout.index.bytes(),
             free_bytes: shared.layout.free_bytes(),
             damaged: shared.damage.count(),
             volumes: shared.volumes.count() as u64,

@@ -1,23 +1,28 @@
-//! The index in memory: hash of a key -> where its newest record is. A slot of 16 bytes an entry, in tables that are 87
-//! to 93 % full: 17.2 to 18.4 bytes a blob.
+//! The index in memory: hash of a key -> where its newest record is. A slot of 16 bytes an entry, in tables that are 92
+//! to 96 % full: 16.7 to 17.4 bytes a blob.
 //!
-//! 40 bits of the hash are kept: 8 choose the table, 32 are in the slot. The key itself is in the record only, so two
-//! keys whose bits are the same are two candidates, and the reader compares. Among a hundred million keys a new one
-//! meets another's bits once in ten thousand times; then one head is read for nothing.
+//! 35 bits of the hash are kept: 7 choose the table, 28 are in the slot. The key itself is in the record only, so two
+//! keys whose bits are the same are two candidates, and the reader compares. Among ten million keys a new one meets
+//! another's bits once in 3,400 times; then one head is read for nothing.
 //!
 //! Locks are held for the look-up alone, never across I/O. Only the writer changes it.
+
+use std::collections::HashMap;
 
 use parking_lot::RwLock;
 
 use super::{
-    record::Kind,
-    table::{Slot, Table, head_bound},
+    record::{FileRef, Kind},
+    slot::{HASH_BITS, SLOT_BYTES, Slot, head_bound},
+    table::Table,
 };
 
 /// Independent tables, so that readers seldom meet the writer, and a table that grows needs little memory and time: at
-/// a hundred million blobs 7 MB and about a millisecond. A power of two.
-const TABLES: usize = 256;
+/// a hundred million blobs 14 MB and a few milliseconds. A power of two.
+pub const TABLES: usize = 128;
 const OFFSET_BITS: u32 = 40;
+/// A file as it is saved: place of its record, id, length.
+const FILE_BYTES: usize = 24;
 
 /// Where a record is: volume and offset, in one number that grows as records are written.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,46 +113,61 @@ impl IntoIterator for Candidates {
     }
 }
 
+/// A table, and the files that its entries name: a start has to compare them with those that are there.
+#[derive(Default)]
+struct Part {
+    table: Table,
+    files: HashMap<Place, FileRef>,
+}
+
 /// The index.
 pub struct Index {
-    tables: Vec<RwLock<Table>>,
+    parts: Vec<RwLock<Part>>,
 }
 
 impl Default for Index {
     fn default() -> Self {
-        Self { tables: (0..TABLES).map(|_| RwLock::default()).collect() }
+        Self { parts: (0..TABLES).map(|_| RwLock::default()).collect() }
     }
 }
 
 impl Index {
     /// The low bits choose the table, the high ones are kept in it.
-    fn table(&self, hash: u64) -> (&RwLock<Table>, u32) {
-        (&self.tables[hash as usize % TABLES], (hash >> 32) as u32)
+    fn part(&self, hash: u64) -> (&RwLock<Part>, u32) {
+        (&self.parts[hash as usize % TABLES], (hash >> (u64::BITS - HASH_BITS)) as u32)
     }
 
     /// The entries under that hash.
     pub fn candidates(&self, hash: u64) -> Candidates {
-        let (table, hash) = self.table(hash);
-        let table = table.read();
-        let mut entries = table.candidates(hash).iter().filter_map(Slot::entry);
+        let (part, hash) = self.part(hash);
+        let part = part.read();
+        let mut entries = part.table.candidates(hash).iter().filter_map(Slot::entry);
         Candidates { first: entries.next(), more: entries.collect() }
     }
 
-    /// Puts an entry in, in the place of `old` or beside what is there.
-    pub fn put(&self, hash: u64, old: Option<Place>, entry: Entry) {
-        let (table, hash) = self.table(hash);
+    /// Puts an entry in, in the place of `old` or beside what is there; with the file, if its bytes are in one.
+    pub fn put(&self, hash: u64, old: Option<Place>, entry: Entry, file: Option<FileRef>) {
+        let (part, hash) = self.part(hash);
         let slot = Slot::new(hash, entry);
-        let mut table = table.write();
-        let replaced = old.is_some_and(|old| table.replace(old, slot));
+        let mut part = part.write();
+        if let Some(old) = old {
+            part.files.remove(&old);
+        }
+        let replaced = old.is_some_and(|old| part.table.replace(old, slot));
         if !replaced {
-            table.insert(slot);
+            part.table.insert(slot);
+        }
+        if let Some(file) = file {
+            part.files.insert(entry.place, file);
         }
     }
 
     /// Takes an entry out; `false` if it is not there.
     pub fn remove(&self, hash: u64, place: Place) -> bool {
-        let (table, hash) = self.table(hash);
-        table.write().remove(hash, place)
+        let (part, hash) = self.part(hash);
+        let mut part = part.write();
+        part.files.remove(&place);
+        part.table.remove(hash, place)
     }
 
     /// Whether the record there is the newest of its key.
@@ -155,10 +175,71 @@ impl Index {
         self.candidates(hash).iter().any(|entry| entry.place == place)
     }
 
+    /// The files that entries name, and where the entries' records are.
+    pub fn files(&self) -> Vec<(Place, FileRef)> {
+        let of =
+            |part: &RwLock<Part>| part.read().files.iter().map(|(place, file)| (*place, *file)).collect();
+        self.parts.iter().flat_map::<Vec<_>, _>(of).collect()
+    }
+
+    /// Gives every entry, with the length of its blob, to `with`.
+    pub fn for_each(&self, mut with: impl FnMut(Entry, u64)) {
+        for part in &self.parts {
+            let part = part.read();
+            for entry in part.table.slots().filter_map(|slot| slot.entry()) {
+                let file = part.files.get(&entry.place);
+                with(entry, file.map_or(u64::from(entry.data_len), |file| file.length));
+            }
+        }
+    }
+
     /// Bytes of memory the tables take.
     pub fn memory_bytes(&self) -> u64 {
-        self.tables.iter().map(|table| table.read().memory_bytes() as u64).sum()
+        self.parts.iter().map(|part| part.read().table.memory_bytes() as u64).sum()
     }
+
+    /// Appends that table, as it is now, to `out`: the number of slots, the slots, then place, id and length of each
+    /// file.
+    pub fn save_table(&self, number: usize, out: &mut Vec<u8>) {
+        let part = self.parts[number].read();
+        out.reserve(4 + part.table.len() * SLOT_BYTES + part.files.len() * FILE_BYTES);
+        out.extend_from_slice(&(part.table.len() as u32).to_le_bytes());
+        part.table.slots().for_each(|slot| out.extend_from_slice(&slot.to_bytes()));
+        for (place, file) in &part.files {
+            [place.0, file.id, file.length].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+        }
+    }
+
+    /// Takes a table as it was saved, except for entries whose volume `has` says is not there. `None` if it makes no
+    /// sense.
+    pub fn load_table(&mut self, number: usize, bytes: &[u8], has: impl Fn(u32) -> bool) -> Option<()> {
+        let (count, rest) = bytes.split_first_chunk()?;
+        let count = u32::from_le_bytes(*count) as usize;
+        let (slots, files) = rest.split_at_checked(count.checked_mul(SLOT_BYTES)?)?;
+        let (slots, []) = slots.as_chunks() else { return None };
+        let (files, []) = files.as_chunks::<FILE_BYTES>() else { return None };
+        let files = files.iter().map(|bytes| {
+            let [place, id, length] = [0, 8, 16].map(|at| u64_at(bytes, at));
+            (Place(place), FileRef { id, length })
+        });
+        let mut files: HashMap<Place, FileRef> = files.collect();
+        let slots = || slots.iter().map(|bytes| Slot::from_bytes(*bytes));
+        let is_sound = |slot: Slot| {
+            slot.entry().is_some_and(|entry| (entry.kind == Kind::File) == files.contains_key(&entry.place))
+        };
+        if !slots().is_sorted_by_key(|slot| slot.hash()) || !slots().all(is_sound) {
+            return None;
+        }
+        files.retain(|place, _| has(place.volume()));
+        let there = slots().filter(|slot| slot.entry().is_some_and(|entry| has(entry.place.volume())));
+        let table = Table::of(count, there);
+        *self.parts.get_mut(number)?.get_mut() = Part { table, files };
+        Some(())
+    }
+}
+
+fn u64_at(bytes: &[u8; FILE_BYTES], at: usize) -> u64 {
+    bytes[at..].first_chunk().map_or(0, |eight| u64::from_le_bytes(*eight))
 }
 
 #[cfg(test)]
@@ -196,7 +277,7 @@ mod tests {
                     continue;
                 }
                 places.push(place);
-                index.put(hash, old.map(Place), entry(place));
+                index.put(hash, old.map(Place), entry(place), None);
             }
             for (hash, mut places) in model {
                 // Bits in the middle are not kept: another key that differs there alone has the same candidates.

@@ -4,6 +4,7 @@
 //! FORMAT            marker: format version, the store's id, the seed of key hashes
 //! LOCK              flock of the process that has it open
 //! CLEAN             up to where the last volume is known to be whole
+//! INDEX             the index, saved from time to time
 //! RESERVE           space given up when the disk is full, so that deletes still work
 //! volumes/NNNNNNNN.vol
 //! blobs/XX/ID.blob  whole files; XX are the last two digits of ID
@@ -19,7 +20,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::options::OpenError;
+use super::{index_file::IndexFile, options::OpenError};
 use crate::{
     daemon::{LockedFile, unix_ms},
     model::Version,
@@ -63,6 +64,8 @@ pub struct Layout {
     pub hash_seed: u64,
     /// Folders of whole files that are known to be durable.
     durable_folders: [AtomicBool; BLOB_FOLDERS as usize],
+    /// The saved index.
+    pub index: IndexFile,
     _lock: LockedFile,
 }
 
@@ -90,9 +93,11 @@ impl Layout {
             store: marker.id.to_bytes(),
             hash_seed: marker.hash_seed,
             durable_folders: [const { AtomicBool::new(false) }; BLOB_FOLDERS as usize],
+            index: IndexFile::new(root),
             _lock: lock,
         };
         layout.empty_tmp().map_err(OpenError::io("empty tmp"))?;
+        layout.index.drop_new();
         Ok(layout)
     }
 

@@ -34,8 +34,6 @@ pub struct Facts {
     pub checksum: Checksum,
     /// Bytes of the blob.
     pub length: u64,
-    /// Bytes of the record, head and data.
-    pub record_length: u64,
     /// The file they are in, if they are not in the volume.
     pub file: Option<FileRef>,
 }
@@ -48,7 +46,6 @@ impl Facts {
             version: head.version,
             checksum: head.checksum,
             length: head.blob_length(),
-            record_length: head.record_length(),
             file: head.file(),
         }
     }
@@ -72,11 +69,6 @@ impl Current {
             length: self.counted().length,
             damaged: damage.is_known(self.entry.place),
         }
-    }
-
-    /// Bytes of the record; at most that many if its head cannot be read.
-    pub fn record_length(&self) -> u64 {
-        self.facts.map_or(self.entry.record_bound(), |facts| facts.record_length)
     }
 
     /// What the totals count of it.
@@ -162,11 +154,10 @@ async fn fetch_once(
     if moved {
         return Ok(None);
     }
-    // With 40 bits of hash it is this key's record, all but certainly.
+    // With 35 bits of hash it is this key's record, all but certainly.
     unreadable.map_or(Ok(Some(None)), |place| Err(damage.found(place, "the record's head cannot be read")))
 }
 
-#[expect(clippy::large_enum_variant, reason = "one at a time, and it goes no further than the caller")]
 enum Parsed {
     Match(Fetched),
     OtherKey,

@@ -5,17 +5,19 @@
 //! The engine keeps small blobs in volumes, which only grow, and others in files of their own. From the bytes up:
 //! - `record`, `pairs`, `blocks`, `whole`: the format, pure (`docs/format.md` draws it)
 //! - `layout`, `volume`, `append`, `reserve`, `doomed`, `pread`, `scan`: files
-//! - `table`, `index`, `lookup`, `decide`, `damage`, `totals`: what is where, and which write of a key stays
+//! - `slot`, `table`, `index`, `lookup`, `decide`, `damage`, `totals`: what is where, and which write of a key stays
 //! - `body`, `file_body`, `budget`, `commit`, `queue`, `writer`, `health`: writing
 //! - `reader`, `buffers`, `list`: reading
 //! - `compact`, `rewrite`, `tombstones`: giving back space
-//! - `recovery`: the start; `shared`, `options`, `engine`: all of it together
+//! - `checkpoint`, `index_file`, `saver`: the saved index; `opened`, `restore`, `recovery`: the start
+//! - `shared`, `options`, `engine`: all of it together
 
 mod append;
 mod blocks;
 mod body;
 mod budget;
 mod buffers;
+mod checkpoint;
 mod commit;
 mod compact;
 #[cfg(test)]
@@ -31,9 +33,11 @@ mod failing_disk;
 mod file_body;
 mod health;
 mod index;
+mod index_file;
 mod layout;
 mod list;
 mod lookup;
+mod opened;
 mod options;
 mod pairs;
 mod pread;
@@ -42,9 +46,12 @@ mod reader;
 mod record;
 mod recovery;
 mod reserve;
+mod restore;
 mod rewrite;
+mod saver;
 mod scan;
 mod shared;
+mod slot;
 mod table;
 mod tombstones;
 mod totals;

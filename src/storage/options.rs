@@ -22,6 +22,8 @@ pub const DEFAULT_COMPACT_BYTES_PER_SECOND: u64 = 32 << 20;
 pub const DEFAULT_TOMBSTONE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A smaller dead share would have 20 bytes written again for a byte given back.
 const LEAST_DEAD_RATIO: f64 = 0.05;
+/// At least so many bytes of records are written between two saved indexes: read again in less than a second.
+const INDEX_SAVE_BYTES: u64 = 64 << 20;
 /// The most a record may carry, whatever the settings say: it bounds what a reader of a volume has to believe.
 pub const MAX_SMALL_LIMIT: u64 = 64 << 20;
 /// Offsets are kept in 40 bits.
@@ -65,6 +67,9 @@ pub struct Options {
     pub compact_bytes_per_second: u64,
     /// How long a tombstone is kept at least, counted from its version. Default: [`DEFAULT_TOMBSTONE_AGE`].
     pub tombstone_age: Duration,
+    /// The index is saved after so many bytes of records, or more if it is large. Only tests replace it, to have it saved
+    /// all the time.
+    pub index_save_bytes: u64,
     /// Hash of a key's bytes with the store's seed. Only tests replace it, to make keys collide.
     pub key_hash: fn(&[u8], u64) -> u64,
 }
@@ -80,6 +85,7 @@ impl Default for Options {
             compact_dead_ratio: DEFAULT_COMPACT_DEAD_RATIO,
             compact_bytes_per_second: DEFAULT_COMPACT_BYTES_PER_SECOND,
             tombstone_age: DEFAULT_TOMBSTONE_AGE,
+            index_save_bytes: INDEX_SAVE_BYTES,
             key_hash: xxh3_64_with_seed,
         }
     }

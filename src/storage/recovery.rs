@@ -1,101 +1,50 @@
-//! The start: the index is built from the heads of all records, and what a crash left at the end is put in order.
+//! The start: what the saved index does not have is taken from the heads of records, and what a crash left at the end
+//! is put in order. Without a saved index the heads of all records are read.
 //!
 //! Only the last volume can hold writes that were never made durable, and only after the last clean point. There every
 //! record is verified whole. One that is not whole was being written when the process or the machine stopped, unless
 //! a later record says that everything before it was synced: then it is damage, and stays to be reported. What is
 //! left of unfinished writes is cut off, or covered with a gap where whole records follow.
 
-use std::{
-    collections::HashMap,
-    fs::{self, File},
-    io,
-    os::unix::fs::FileExt,
-    sync::Arc,
-};
+use std::{collections::HashMap, fs, io, os::unix::fs::FileExt};
 
 use super::{
     damage::Damage,
     index::{Entry, Index, Place},
-    layout::{CleanPoint, Layout, sync_folder},
+    layout::{CleanPoint, Layout},
     lookup::{Facts, current},
+    opened::{Opened, open_volumes},
     options::{OpenError, Options},
-    record::{FIXED_BYTES, FileRef, Head, Kind, NewHead, Seal},
+    record::{FIXED_BYTES, Head, Kind, NewHead, Seal},
+    restore::{Restored, restore},
     scan::{Scan, Step, data_matches},
     shared::Found,
-    totals::{Counted, Totals},
-    volume::{SUPERBLOCK_BYTES, Superblock, SuperblockError, Volume, Volumes, open_file},
+    totals::{Counted, Numbers, Totals},
+    volume::{SUPERBLOCK_BYTES, Volume, Volumes},
     whole,
 };
 use crate::model::{Checksum, Version};
 
 /// Builds everything that is known at the start from what is on the disk.
 pub fn recover(layout: &Layout, options: &Options) -> Result<Found, OpenError> {
-    let mut recovery = Recovery {
-        layout,
-        options,
-        index: Index::default(),
-        volumes: Volumes::default(),
-        totals: Totals::default(),
-        damage: Damage::default(),
-        files: Vec::new(),
-        goes_on: true,
-    };
     let opened = open_volumes(layout)?;
+    let restored = restore(layout, options, &opened).map_err(OpenError::io("remove a wrong index"))?;
+    let mut recovery = Recovery::new(layout, options, restored);
+    // All of them first: a saved index may know records that are met later.
+    opened.iter().for_each(|opened| recovery.volumes.add(opened.volume.clone()));
+    recovery.count_restored();
     for (at, volume) in opened.iter().enumerate() {
-        recovery.read_volume(volume, opened.get(at + 1))?;
+        let is_last = at + 1 == opened.len();
+        let read = recovery.read_volume(volume, is_last);
+        read.map_err(OpenError::io(format!("read volume {}", volume.volume.number)))?;
     }
     let next_file = recovery.check_files().map_err(OpenError::io("check the files of blobs"))?;
-    let Recovery { index, volumes, totals, damage, goes_on, .. } = recovery;
-    tracing::info!(volumes = opened.len(), numbers = ?totals.numbers(), damaged = damage.count(), "storage read");
-    Ok(Found { index, volumes, totals, damage, next_file, goes_on })
-}
-
-/// A volume's file, its number, its length, and its superblock if that can be read.
-struct Opened {
-    number: u32,
-    file: Arc<File>,
-    length: u64,
-    superblock: Option<Superblock>,
-}
-
-fn open_volumes(layout: &Layout) -> Result<Vec<Opened>, OpenError> {
-    let numbers = layout.volume_numbers().map_err(OpenError::io("list the volumes"))?;
-    let last = numbers.last().copied();
-    let mut opened = Vec::with_capacity(numbers.len());
-    for number in numbers {
-        let volume = open_volume(layout, number)?;
-        let begun_only = volume.superblock.is_none() && volume.length <= SUPERBLOCK_BYTES;
-        if begun_only && Some(number) == last {
-            // The superblock is durable before the first record is written: there is none.
-            tracing::warn!(volume = number, "a volume that was only begun is removed");
-            fs::remove_file(layout.volume(number))
-                .and_then(|()| sync_folder(&layout.volumes()))
-                .map_err(OpenError::io(format!("remove volume {number}")))?;
-        } else {
-            opened.push(volume);
-        }
-    }
-    Ok(opened)
-}
-
-fn open_volume(layout: &Layout, number: u32) -> Result<Opened, OpenError> {
-    let path = layout.volume(number);
-    let refuse = |reason: String| OpenError::Format { path: path.clone(), reason };
-    if number == 0 || number > Place::MAX_VOLUME {
-        return Err(refuse(format!("volumes have numbers from 1 to {}", Place::MAX_VOLUME)));
-    }
-    let io_error = || OpenError::io(format!("open volume {number}"));
-    let file = open_file(&path).map_err(io_error())?;
-    let length = file.metadata().map_err(io_error())?.len();
-    if length >> 40 != 0 {
-        return Err(refuse("longer than any volume".to_owned()));
-    }
-    let superblock = match Volume::superblock(&file, layout.store, number).map_err(io_error())? {
-        Ok(superblock) => Some(superblock),
-        Err(SuperblockError::Refused(reason)) => return Err(refuse(reason)),
-        Err(SuperblockError::Damaged) => None,
-    };
-    Ok(Opened { number, file: Arc::new(file), length, superblock })
+    let Recovery { index, volumes, totals, damage, goes_on, from, read_bytes, .. } = recovery;
+    tracing::info!(
+        volumes = opened.len(), read_bytes, numbers = ?totals.numbers(), damaged = damage.count(), "storage read"
+    );
+    let (durable_before, unsaved_bytes) = (from.volume(), read_bytes);
+    Ok(Found { index, volumes, totals, damage, next_file, goes_on, durable_before, unsaved_bytes })
 }
 
 struct Recovery<'a> {
@@ -105,8 +54,14 @@ struct Recovery<'a> {
     volumes: Volumes,
     totals: Totals,
     damage: Damage,
-    /// Every whole file that a record named, with the record.
-    files: Vec<(u64, Place, FileRef)>,
+    /// Records before this place are in the index.
+    from: Place,
+    /// Records before this place are known to be whole.
+    whole: Place,
+    /// Bytes of records that were not in the index.
+    read_bytes: u64,
+    /// The first id that no file had, as far as is known.
+    next_file: u64,
     /// The last volume may be appended to.
     goes_on: bool,
 }
@@ -137,30 +92,68 @@ struct Doubtful {
     met: Option<Met>,
 }
 
-impl Recovery<'_> {
-    fn read_volume(&mut self, opened: &Opened, next: Option<&Opened>) -> Result<(), OpenError> {
-        let number = opened.number;
-        let volume = Arc::new(Volume::new(self.layout.store, number, opened.file.clone(), opened.length));
-        self.volumes.add(volume.clone());
-        if opened.superblock.is_none() {
-            self.damage.found_stretch(number, 0, SUPERBLOCK_BYTES);
-        }
-        let read = if next.is_some() {
-            // What the next volume does not vouch for was never acknowledged.
-            let vouched = next.and_then(|next| next.superblock).filter(|next| next.previous == number);
-            let end = vouched.map_or(opened.length, |next| next.previous_length);
-            self.read_heads(&volume, end.min(opened.length), end)
-        } else {
-            self.read_last(&volume, opened.length)
+impl<'a> Recovery<'a> {
+    fn new(layout: &'a Layout, options: &'a Options, restored: Option<Restored>) -> Self {
+        let nothing = Place::new(0, 0);
+        let (index, from, whole, next_file, stretches) = match restored {
+            Some(Restored { index, from, extent }) => {
+                (index, from, extent.end, extent.next_file, extent.stretches)
+            }
+            None => (Index::default(), nothing, nothing, 1, 0),
         };
-        read.map_err(OpenError::io(format!("read volume {number}")))
+        Self {
+            layout,
+            options,
+            index,
+            totals: Totals::default(),
+            volumes: Volumes::default(),
+            damage: Damage::with_stretches(stretches),
+            from,
+            whole,
+            read_bytes: 0,
+            next_file,
+            goes_on: true,
+        }
     }
 
-    /// Takes all records up to `end`, where the file should reach at least to `expected`.
-    fn read_heads(&mut self, volume: &Volume, end: u64, expected: u64) -> io::Result<()> {
+    /// Counts what the saved index holds.
+    fn count_restored(&mut self) {
+        let (mut numbers, mut live) = (Numbers::default(), HashMap::<u32, (u64, u64)>::new());
+        self.index.for_each(|entry, length| {
+            numbers.add(Counted { kind: entry.kind, length });
+            let (records, bytes) = live.entry(entry.place.volume()).or_default();
+            *records += 1;
+            *bytes += entry.record_bound();
+        });
+        self.totals = Totals::new(numbers);
+        for (number, (records, bytes)) in live {
+            self.volumes.set_live(number, records, bytes);
+        }
+    }
+
+    fn read_volume(&mut self, opened: &Opened, is_last: bool) -> io::Result<()> {
+        let volume = &opened.volume;
+        if volume.number < self.from.volume() {
+            return Ok(());
+        }
+        if !opened.is_sound() {
+            self.damage.found_stretch(volume.number, 0, SUPERBLOCK_BYTES);
+        }
+        let start = if volume.number == self.from.volume() { self.from.offset() } else { SUPERBLOCK_BYTES };
+        self.read_bytes += opened.valid_length().saturating_sub(start);
+        if is_last {
+            self.read_last(volume, start, opened.file_length)
+        } else {
+            self.read_heads(volume, start, opened.expected_length, opened.file_length)
+        }
+    }
+
+    /// Takes all records from `start` to `end`, as far as the file reaches.
+    fn read_heads(&mut self, volume: &Volume, start: u64, end: u64, file_length: u64) -> io::Result<()> {
+        let (expected, end) = (end, end.min(file_length));
         volume.set_end(end);
-        let mut scan = Scan::new(volume, SUPERBLOCK_BYTES, end);
-        let mut sound_end = SUPERBLOCK_BYTES;
+        let mut scan = Scan::new(volume, start, end);
+        let mut sound_end = start;
         while let Some(step) = scan.next()? {
             match step {
                 Step::Record { offset, head } => {
@@ -177,10 +170,11 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    fn read_last(&mut self, volume: &Volume, length: u64) -> io::Result<()> {
+    fn read_last(&mut self, volume: &Volume, start: u64, length: u64) -> io::Result<()> {
         let clean = self.layout.clean_point().filter(|clean| clean.volume == volume.number);
-        let clean = clean.map_or(SUPERBLOCK_BYTES, |clean| clean.length);
-        self.read_heads(volume, clean.min(length), clean)?;
+        let clean = clean.map_or(start, |clean| clean.length.max(start));
+        let clean = if volume.number == self.whole.volume() { clean.max(self.whole.offset()) } else { clean };
+        self.read_heads(volume, start, clean, length)?;
         if length < clean {
             // Behind half a record nothing may be appended: it would be taken for the other half.
             self.goes_on = false;
@@ -276,7 +270,11 @@ impl Recovery<'_> {
         }
         let hash = (self.options.key_hash)(&key, self.layout.hash_seed);
         if let Some(file) = facts.file {
-            self.files.push((hash, entry.place, file));
+            self.next_file = self.next_file.max(file.id.saturating_add(1));
+        }
+        // The saved index may know more than it must.
+        if self.index.holds(hash, entry.place) {
+            return;
         }
         let old = current(&self.index, &self.volumes, hash, &key, None);
         let rank = |facts: &Facts| (facts.version, facts.kind == Kind::Tombstone);
@@ -284,10 +282,10 @@ impl Recovery<'_> {
             self.damage.replaced(entry.place);
             return;
         }
-        self.index.put(hash, old.map(|old| old.entry.place), entry);
-        self.volumes.now_live(entry.place, facts.record_length);
+        self.index.put(hash, old.map(|old| old.entry.place), entry, facts.file);
+        self.volumes.now_live(entry.place, entry.record_bound());
         if let Some(old) = old {
-            self.volumes.now_dead(old.entry.place, old.record_length());
+            self.volumes.now_dead(old.entry.place, old.entry.record_bound());
         }
         let counted = Counted { kind: entry.kind, length: facts.length };
         self.totals.replace(counted, old.map(|old| old.counted()));
@@ -299,14 +297,13 @@ impl Recovery<'_> {
     /// Finds missing files, removes those that no record needs, and says which id was never used.
     fn check_files(&mut self) -> io::Result<u64> {
         let mut on_disk: HashMap<u64, u64> = self.layout.blobs()?.into_iter().collect();
-        let named = self.files.iter().map(|(_, _, file)| file.id);
-        let next = named.chain(on_disk.keys().copied()).max().map_or(1, |id| id.saturating_add(1));
-        for (_, place, file) in self.files.iter().filter(|(hash, place, _)| self.index.holds(*hash, *place)) {
+        let next = on_disk.keys().map(|id| id.saturating_add(1)).fold(self.next_file, u64::max);
+        for (place, file) in self.index.files() {
             if on_disk.remove(&file.id) != Some(whole::file_length(file.length)) {
-                let _ = self.damage.found(*place, "its file is gone or has another length");
+                let _ = self.damage.found(place, "its file is gone or has another length");
             }
         }
-        if self.damage.has_stretches() && !on_disk.is_empty() {
+        if self.damage.stretches() > 0 && !on_disk.is_empty() {
             // A record that cannot be read may name them.
             tracing::warn!(
                 files = on_disk.len(),

@@ -76,6 +76,10 @@ pub struct Found {
     pub next_file: u64,
     /// The last volume may be appended to.
     pub goes_on: bool,
+    /// Volumes with a smaller number are surely durable.
+    pub durable_before: u32,
+    /// Bytes of records that no saved index has.
+    pub unsaved_bytes: u64,
 }
 
 impl Shared {

@@ -31,13 +31,18 @@ pub struct Numbers {
 pub struct Totals(Mutex<Numbers>);
 
 impl Totals {
+    /// Totals that begin with these numbers.
+    pub fn new(numbers: Numbers) -> Self {
+        Self(Mutex::new(numbers))
+    }
+
     /// A record took the place of another, or of nothing.
     pub fn replace(&self, new: Counted, old: Option<Counted>) {
         let mut numbers = self.0.lock();
         if let Some(old) = old {
             numbers.apply(old, u64::saturating_sub);
         }
-        numbers.apply(new, u64::saturating_add);
+        numbers.add(new);
     }
 
     /// A record is gone and none took its place.
@@ -52,6 +57,11 @@ impl Totals {
 }
 
 impl Numbers {
+    /// Counts one more.
+    pub fn add(&mut self, counted: Counted) {
+        self.apply(counted, u64::saturating_add);
+    }
+
     fn apply(&mut self, counted: Counted, change: fn(u64, u64) -> u64) {
         match counted.kind {
             Kind::Tombstone => self.tombstones = change(self.tombstones, 1),

@@ -115,7 +115,7 @@ pub struct Volume {
     end: AtomicU64,
     /// Records that are the newest of their key. Changed by the writer and by the start alone.
     live_records: AtomicU64,
-    /// Their bytes, heads included.
+    /// Their bytes, with the bounds of their heads.
     live_bytes: AtomicU64,
 }
 
@@ -147,7 +147,8 @@ impl Volume {
         self.live_records.load(Ordering::Acquire)
     }
 
-    /// Bytes of the records that are the newest of their key.
+    /// Bytes of the records that are the newest of their key, with heads as long as the index remembers them: 3 bytes too
+    /// many at most where they are short.
     pub fn live_bytes(&self) -> u64 {
         self.live_bytes.load(Ordering::Acquire)
     }
@@ -192,6 +193,14 @@ impl Volumes {
         self.0.write().remove(&number);
     }
 
+    /// So many records of a volume, of so many bytes, are the newest of their keys.
+    pub fn set_live(&self, number: u32, records: u64, bytes: u64) {
+        if let Some(volume) = self.get(number) {
+            volume.live_records.store(records, Ordering::Release);
+            volume.live_bytes.store(bytes, Ordering::Release);
+        }
+    }
+
     /// A record of that many bytes became the newest of its key.
     pub fn now_live(&self, place: Place, bytes: u64) {
         if let Some(volume) = self.get(place.volume()) {
@@ -200,13 +209,11 @@ impl Volumes {
         }
     }
 
-    /// A record of about that many bytes is not the newest of its key any more.
+    /// A record of that many bytes is not the newest of its key any more.
     pub fn now_dead(&self, place: Place, bytes: u64) {
         if let Some(volume) = self.get(place.volume()) {
             volume.live_records.fetch_sub(1, Ordering::AcqRel);
-            // Where a head cannot be read, how long its record is is not known for certain.
-            let less = |live: u64| Some(live.saturating_sub(bytes));
-            let _ = volume.live_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+            volume.live_bytes.fetch_sub(bytes, Ordering::AcqRel);
         }
     }
 

@@ -25,6 +25,7 @@ use super::{
     lookup::{Current, current},
     record::{FileRef, Kind, NewHead},
     reserve::Reserve,
+    saver::Saver,
     shared::Shared,
     totals::Counted,
     volume::{SUPERBLOCK_BYTES, Superblock},
@@ -153,6 +154,7 @@ enum Failure {
 /// The writer's own state.
 pub struct Writer {
     shared: Arc<Shared>,
+    saver: Saver,
     reserve: Reserve,
     tail: Option<Tail>,
     /// The last volume that was begun, and how much of it is valid.
@@ -168,10 +170,11 @@ pub struct Writer {
 
 impl Writer {
     /// A writer that goes on where `tail` ends, or begins the first volume with the first write.
-    pub fn new(shared: Arc<Shared>, tail: Option<Tail>, last: (u32, u64), wrap: Wrap) -> Self {
+    pub fn new(shared: Arc<Shared>, saver: Saver, tail: Option<Tail>, last: (u32, u64), wrap: Wrap) -> Self {
         let reserve = Reserve::open(shared.layout.reserve(), shared.options.reserve_bytes);
         Self {
             shared,
+            saver,
             reserve,
             tail,
             last,
@@ -185,11 +188,19 @@ impl Writer {
 
     /// Writes until the queue is stopped and empty.
     pub fn run(mut self) -> Result<(), StorageError> {
+        self.saver.save_if_due(self.end());
         while let Some(batch) = self.next_batch() {
             let accepted = self.accept(batch);
             self.write_all(accepted);
+            // All that was written is in the index now.
+            self.saver.save_if_due(self.end());
         }
         self.finish()
+    }
+
+    /// Where the last volume ends.
+    fn end(&self) -> Place {
+        Place::new(self.last.0, self.last.1)
     }
 
     fn next_batch(&mut self) -> Option<Vec<Request>> {
@@ -353,6 +364,7 @@ impl Writer {
                 let bytes: u64 = group.iter().map(|item| item.request.record_length()).sum();
                 tail.volume.set_end(tail.end() + bytes);
                 self.last.1 = tail.end();
+                self.saver.wrote(bytes);
                 Ok(places)
             }
             Err(AppendError::Write(error)) if is_full(&error) => match tail.cut() {
@@ -417,12 +429,10 @@ impl Writer {
         let shared = &self.shared;
         let head = request.head(false);
         let entry = Entry::new(place, head.length(), head.data_len, request.kind);
-        shared.index.put(request.hash, old.map(|old| old.entry.place), entry);
-        let record_length = request.record_length();
-        shared.volumes.now_live(place, record_length);
+        shared.index.put(request.hash, old.map(|old| old.entry.place), entry, request.file);
+        shared.volumes.now_live(place, entry.record_bound());
         if let Some(old) = old {
-            let old_length = if request.moved.is_some() { record_length } else { old.record_length() };
-            shared.volumes.now_dead(old.entry.place, old_length);
+            shared.volumes.now_dead(old.entry.place, old.entry.record_bound());
         }
         if request.moved.is_some() {
             let _ = request.answer.send(Ok(Done { before, stale: None }));
@@ -442,12 +452,16 @@ impl Writer {
         let _ = request.answer.send(Ok(Done { before, stale }));
     }
 
-    /// Leaves a clean point, so that the next start has nothing to verify.
+    /// Leaves a clean point and the index, so that the next start has nothing to verify and no records to read.
     fn finish(self) -> Result<(), StorageError> {
+        let end = self.end();
         let Some(tail) = self.tail else { return Ok(()) };
         let point = CleanPoint { volume: tail.volume.number, length: tail.end() };
         tail.sync().map_err(|error| write_error("sync the last volume", error))?;
-        self.shared.layout.save_clean_point(point).map_err(|error| write_error("save the clean point", error))
+        let saved = self.shared.layout.save_clean_point(point);
+        saved.map_err(|error| write_error("save the clean point", error))?;
+        self.saver.finish(end);
+        Ok(())
     }
 }
 

@@ -1,0 +1,83 @@
+//! The volumes as a start finds them: which there are, and what of them is valid.
+
+use std::{fs, sync::Arc};
+
+use super::{
+    index::Place,
+    layout::{Layout, sync_folder},
+    options::OpenError,
+    volume::{SUPERBLOCK_BYTES, Superblock, SuperblockError, Volume, open_file},
+};
+
+/// A volume, and what is known of it without reading its records.
+pub struct Opened {
+    /// The volume, readable up to its valid length.
+    pub volume: Arc<Volume>,
+    /// Bytes of its file.
+    pub file_length: u64,
+    /// Where its records end, if nothing was lost.
+    pub expected_length: u64,
+    superblock: Option<Superblock>,
+}
+
+impl Opened {
+    /// Whether its superblock was read.
+    pub fn is_sound(&self) -> bool {
+        self.superblock.is_some()
+    }
+
+    /// Up to where there may be records.
+    pub fn valid_length(&self) -> u64 {
+        self.expected_length.min(self.file_length)
+    }
+}
+
+/// Opens all volumes.
+pub fn open_volumes(layout: &Layout) -> Result<Vec<Opened>, OpenError> {
+    let numbers = layout.volume_numbers().map_err(OpenError::io("list the volumes"))?;
+    let last = numbers.last().copied();
+    let mut opened: Vec<Opened> = Vec::with_capacity(numbers.len());
+    for number in numbers {
+        let volume = open_volume(layout, number)?;
+        let begun_only = !volume.is_sound() && volume.file_length <= SUPERBLOCK_BYTES;
+        if begun_only && Some(number) == last {
+            // The superblock is durable before the first record is written: there is none.
+            tracing::warn!(volume = number, "a volume that was only begun is removed");
+            fs::remove_file(layout.volume(number))
+                .and_then(|()| sync_folder(&layout.volumes()))
+                .map_err(OpenError::io(format!("remove volume {number}")))?;
+            continue;
+        }
+        let previous = opened.last_mut();
+        if let (Some(previous), Some(superblock)) = (previous, volume.superblock)
+            && superblock.previous == previous.volume.number
+        {
+            // What the next volume does not vouch for was never acknowledged.
+            previous.expected_length = superblock.previous_length;
+            previous.volume.set_end(previous.valid_length());
+        }
+        opened.push(volume);
+    }
+    Ok(opened)
+}
+
+fn open_volume(layout: &Layout, number: u32) -> Result<Opened, OpenError> {
+    let path = layout.volume(number);
+    let refuse = |reason: String| OpenError::Format { path: path.clone(), reason };
+    if number == 0 || number > Place::MAX_VOLUME {
+        return Err(refuse(format!("volumes have numbers from 1 to {}", Place::MAX_VOLUME)));
+    }
+    let io_error = || OpenError::io(format!("open volume {number}"));
+    let file = open_file(&path).map_err(io_error())?;
+    let length = file.metadata().map_err(io_error())?.len();
+    if length >> 40 != 0 {
+        return Err(refuse("longer than any volume".to_owned()));
+    }
+    let superblock = match Volume::superblock(&file, layout.store, number).map_err(io_error())? {
+        Ok(superblock) => Some(superblock),
+        Err(SuperblockError::Refused(reason)) => return Err(refuse(reason)),
+        Err(SuperblockError::Damaged) => None,
+    };
+    let volume = Arc::new(Volume::new(layout.store, number, Arc::new(file), length));
+    Ok(Opened { volume, file_length: length, expected_length: length, superblock })
+}

@@ -1,0 +1,118 @@
+//! The first step of a start: the saved index, if it is what the volumes say. Else it is ignored, and the start reads all
+//! volumes.
+
+use std::{io, time::Instant};
+
+use super::{
+    checkpoint::{Extent, PROBE, Unusable, load, mark},
+    index::{Index, Place},
+    layout::Layout,
+    opened::Opened,
+    options::Options,
+};
+
+/// What was saved, and is still true.
+pub struct Restored {
+    /// The index.
+    pub index: Index,
+    /// The volumes know more from here on.
+    pub from: Place,
+    /// What the index was made of.
+    pub extent: Extent,
+}
+
+/// Gets the saved index. One that cannot be used is removed: what the start does to the volumes now, the next one must
+/// not take for what was saved.
+pub fn restore(layout: &Layout, options: &Options, volumes: &[Opened]) -> io::Result<Option<Restored>> {
+    let started = Instant::now();
+    match try_restore(layout, options, volumes) {
+        Ok(Some(restored)) => {
+            tracing::info!(took = ?started.elapsed(), from = ?restored.from, "the saved index is used");
+            Ok(Some(restored))
+        }
+        Ok(None) => {
+            tracing::info!("no index was saved: all volumes are read");
+            Ok(None)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the saved index cannot be used: all volumes are read");
+            layout.index.remove()?;
+            Ok(None)
+        }
+    }
+}
+
+fn try_restore(layout: &Layout, options: &Options, volumes: &[Opened]) -> Result<Option<Restored>, Unusable> {
+    let Some(file) = layout.index.open()? else { return Ok(None) };
+    let probe = (options.key_hash)(PROBE, layout.hash_seed);
+    let mut there = vec![false; volumes.last().map_or(0, |last| last.volume.number as usize + 1)];
+    volumes.iter().for_each(|opened| there[opened.volume.number as usize] = true);
+    let has = |number: u32| there.get(number as usize) == Some(&true);
+    let (index, from, extent) = load(&file, layout.store, probe, has)?;
+    let lengths =
+        volumes.iter().map(|opened| (opened.volume.number, opened.valid_length(), opened.is_sound()));
+    agrees(&extent, from, &lengths.collect::<Vec<_>>()).map_err(Unusable::Wrong)?;
+    let last = volumes.iter().find(|opened| opened.volume.number == extent.end.volume());
+    if let Some(last) = last
+        && mark(&last.volume, extent.end.offset())? != extent.mark
+    {
+        return Err(Unusable::Wrong("the last volume was cut and written again"));
+    }
+    Ok(Some(Restored { index, from, extent }))
+}
+
+/// Whether volumes (number, valid bytes, soundness; ascending) still hold what the index was made of. One that is gone was
+/// compacted: what of it is still valid stands behind the others now.
+fn agrees(extent: &Extent, from: Place, volumes: &[(u32, u64, bool)]) -> Result<(), &'static str> {
+    let last = volumes.last().map_or(0, |(number, ..)| *number);
+    if from > extent.end {
+        return Err("it ends before it begins");
+    }
+    if last < extent.end.volume() {
+        return Err("the last volume is gone");
+    }
+    for &(number, length, is_sound) in volumes.iter().filter(|(number, ..)| *number <= extent.end.volume()) {
+        let Ok(at) = extent.volumes.binary_search_by_key(&number, |(known, _)| *known) else {
+            return Err("there is a volume that it does not know");
+        };
+        let saved = extent.volumes[at].1;
+        if !is_sound {
+            return Err("a volume's superblock cannot be read");
+        }
+        // The last one may have grown since.
+        if length < saved || number < extent.end.volume() && length != saved {
+            return Err("a volume has another length");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_may_grow_at_the_end_and_go_but_not_change() {
+        let extent = Extent {
+            end: Place::new(7, 500),
+            mark: 0,
+            next_file: 1,
+            stretches: 0,
+            volumes: vec![(3, 100), (5, 200), (7, 500)],
+        };
+        let from = Place::new(5, 64);
+        let agrees = |volumes: &[(u32, u64)]| {
+            let sound = volumes.iter().map(|&(number, length)| (number, length, true));
+            super::agrees(&extent, from, &sound.collect::<Vec<_>>()).is_ok()
+        };
+        assert!(agrees(&[(3, 100), (5, 200), (7, 500)]));
+        assert!(agrees(&[(3, 100), (5, 200), (7, 900), (8, 64)]));
+        assert!(agrees(&[(7, 500)]) && agrees(&[(5, 200), (9, 64)]), "the others were compacted");
+        assert!(!agrees(&[(3, 100), (5, 200), (7, 499)]));
+        assert!(!agrees(&[(3, 101), (5, 200), (7, 500)]) && !agrees(&[(3, 99), (5, 200), (7, 500)]));
+        assert!(!agrees(&[(3, 100), (4, 64), (5, 200), (7, 500)]));
+        assert!(!agrees(&[]) && !agrees(&[(3, 100), (5, 200)]), "compaction leaves the last one");
+        assert!(super::agrees(&extent, from, &[(7, 500, false)]).is_err());
+        assert!(super::agrees(&extent, Place::new(7, 501), &[(7, 500, true)]).is_err());
+    }
+}
