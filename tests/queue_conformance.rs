@@ -24,6 +24,7 @@ macro_rules! conformance {
                 a_waiting_claim_gets_a_task_soon_after_the_push,
                 an_empty_queue_is_waited_for_and_no_longer,
                 a_delayed_task_waits_for_its_time,
+                a_task_that_waits_already_comes_at_the_earlier_time,
                 a_delayed_task_can_be_taken_back,
                 no_more_than_wanted_and_no_target_starves,
                 no_more_of_a_target_than_wanted,

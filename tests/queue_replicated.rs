@@ -4,7 +4,7 @@ mod queue_cases;
 mod support;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
@@ -62,6 +62,33 @@ async fn slow_and_quick() -> (Members, Arc<WatchedQueue>, Arc<dyn Queue>) {
     let both: Vec<(String, Arc<dyn Queue>)> =
         vec![("m0".into(), slow.clone()), ("m1".into(), Arc::clone(&members.queues[1]))];
     (members, slow, Arc::new(ReplicatedQueue::new(both, BACKUP_DELAY)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_failed_while_its_push_was_being_finished_is_not_taken_back_with_its_backup() {
+    const LATER: Duration = Duration::from_millis(200);
+    let members = Members::new(2);
+    let (down, up) =
+        (WatchedQueue::new(members.queues[0].clone()), WatchedQueue::new(members.queues[1].clone()));
+    down.full.store(true, SeqCst);
+    *up.cancel_delay.lock() = LATER;
+    let both: Vec<(String, Arc<dyn Queue>)> =
+        vec![("m0".into(), Arc::new(down)), ("m1".into(), Arc::new(up))];
+    let queue = ReplicatedQueue::new(both, BACKUP_DELAY);
+    // Whichever of them has its turn first: one of these is first pushed to the other as a backup.
+    let pushed = tasks("4", "k", 2);
+    for task in &pushed {
+        queue.push(std::slice::from_ref(task), NOW).await.unwrap();
+    }
+    let queue: Arc<dyn Queue> = Arc::new(queue);
+    for claim in claim_all(&queue, 2).await {
+        queue.retry(&claim, Duration::from_secs(3600)).await.unwrap();
+    }
+    let until = Instant::now() + 3 * LATER;
+    while Instant::now() < until {
+        assert_eq!(stats(&queue).await.backlog(), 2);
+        tokio::time::sleep(LATER / 10).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -252,7 +252,8 @@ impl QueueStats {
 #[async_trait]
 pub trait Queue: Send + Sync + 'static {
     /// Adds tasks; when this returns `Ok` they are durable. They are given out after `delay` (zero: at once).
-    /// The same task may be there twice.
+    /// The same task may be there twice; but one that waits for its time and is pushed with another delay is there once,
+    /// with the earlier time.
     async fn push(&self, tasks: &[Task], delay: Duration) -> Result<(), QueueError>;
 
     /// Takes back tasks that wait for their time and are no longer needed. Best effort: one that is not found (given out

@@ -86,6 +86,23 @@ pub async fn a_delayed_task_waits_for_its_time<B: Backend>() {
     assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
 }
 
+pub async fn a_task_that_waits_already_comes_at_the_earlier_time<B: Backend>() {
+    let backend = B::start(CLAIM_LEASE);
+    let queue = backend.open();
+    let late = Duration::from_secs(3600);
+    let same = [task("4", "k")];
+    for delay in [late, MOMENT, late] {
+        queue.push(&same, delay).await.unwrap();
+    }
+    let claim = claim_one(&queue).await;
+    counts(&queue, "4", [0, 0, 1, 0]).await;
+    // A try that failed keeps its attempts, however the task is pushed meanwhile.
+    queue.retry(&claim, late).await.unwrap();
+    queue.push(&same, MOMENT).await.unwrap();
+    assert_eq!(claim_one(&queue).await.attempts, 1);
+    counts(&queue, "4", [0, 0, 1, 0]).await;
+}
+
 pub async fn a_delayed_task_can_be_taken_back<B: Backend>() {
     let backend = B::start(CLAIM_LEASE);
     let queue = backend.open();

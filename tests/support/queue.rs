@@ -29,6 +29,8 @@ pub struct WatchedQueue {
     pub panics: Mutex<Option<Key>>,
     /// Claims are made at once and answered so much later.
     pub claim_delay: Mutex<Duration>,
+    /// Cancels are made so much later.
+    pub cancel_delay: Mutex<Duration>,
     /// Calls of [`Queue::claim`].
     pub claims: AtomicUsize,
     /// Tasks claimed and not yet settled, per target.
@@ -53,6 +55,7 @@ impl WatchedQueue {
             full: AtomicBool::new(false),
             panics: Mutex::new(None),
             claim_delay: Mutex::new(Duration::ZERO),
+            cancel_delay: Mutex::new(Duration::ZERO),
             claims: AtomicUsize::new(0),
             held: Mutex::new(HashMap::new()),
             most_held: AtomicUsize::new(0),
@@ -106,6 +109,8 @@ impl Queue for WatchedQueue {
     }
 
     async fn cancel(&self, tasks: &[Task]) -> Result<(), QueueError> {
+        let delay = *self.cancel_delay.lock();
+        tokio::time::sleep(delay).await;
         self.inner.cancel(tasks).await
     }
 

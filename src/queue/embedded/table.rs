@@ -18,11 +18,21 @@ pub(super) struct Table<'a, 'w> {
 }
 
 impl Table<'_, '_> {
-    /// Adds a task to be given out at `due_ms`, now if that has passed.
+    /// Adds a task to be given out at `due_ms`, now if that has passed. One that waits already is not there twice then: it
+    /// keeps the earlier time, and the greater number of attempts.
     pub(super) fn add(&mut self, target: &str, entry: &Entry, due_ms: u64) -> Result<()> {
         let number = self.next_number()?;
         if due_ms <= self.now_ms {
             return self.add_ready(target, number, entry);
+        }
+        let waiting = self.writer.get(&layout::waits(target, &entry.task))?;
+        let waiting = waiting.map(|place| (number_at(place, 1), number_at(place, 0)));
+        let (mut entry, mut due_ms) = (entry.clone(), due_ms);
+        if let Some((waiting_due_ms, number)) = waiting
+            && let Some(before) = self.remove_delayed(target, waiting_due_ms, number)?
+        {
+            entry.attempts = entry.attempts.max(before.attempts);
+            due_ms = due_ms.min(waiting_due_ms);
         }
         self.writer
             .put(&with(layout::stage(Stage::Delayed, target), &[due_ms, number]), &entry.to_bytes())?;

@@ -8,6 +8,9 @@ use tokio::sync::oneshot;
 use super::member::{Member, all_failed};
 use crate::{model::Task, queue::QueueError};
 
+/// As good as none, and yet a delay.
+const SHORTEST_DELAY: Duration = Duration::from_millis(1);
+
 /// What a member is to do with the tasks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
@@ -76,11 +79,10 @@ impl Job {
 
     /// Only a backup was made: its member is to give the tasks out when the caller said. Best effort, for the tasks are safe.
     async fn promote(&self, member: Arc<Member>) {
-        let (member, _, result) = self.push_to(member, Part::First).await;
-        // With a delay, it is the same entry that now comes due earlier.
-        if result.is_ok() && self.delay.is_zero() {
-            member.note(&member.queue.cancel(&self.tasks).await);
-        }
+        // With a delay, it is the same entry that comes due earlier. Without one it would be a second entry, and to take
+        // the backup back then is to take back what was given out meanwhile, failed, and waits to be tried again.
+        let delay = self.delay.max(SHORTEST_DELAY);
+        member.note(&member.queue.push(&self.tasks, delay).await);
     }
 
     async fn push_to(&self, member: Arc<Member>, part: Part) -> (Arc<Member>, Part, Result<(), QueueError>) {
