@@ -12,7 +12,7 @@ use std::{
 };
 
 use backpack::queue::{EmbeddedQueue, Queue};
-use queue_cases::{NOW, claim_all, counts, id, nothing_to_claim, task, tasks, want};
+use queue_cases::{MOMENT, NOW, claim_all, claim_one, counts, id, nothing_to_claim, task, tasks, want};
 
 /// Where the second process finds the queue; set, it makes the test below do its work.
 const CHILD_DIR: &str = "BACKPACK_TEST_QUEUE_DIR";
@@ -22,6 +22,18 @@ const LEASE: Duration = Duration::from_secs(3);
 
 fn open(dir: &Path) -> Arc<dyn Queue> {
     Arc::new(EmbeddedQueue::open(dir, LEASE).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_waits_to_be_tried_again_keeps_its_attempts_when_it_is_pushed_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = open(dir.path());
+    let same = [task("4", "k")];
+    queue.push(&same, NOW).await.unwrap();
+    queue.retry(&claim_one(&queue).await, Duration::from_secs(3600)).await.unwrap();
+    queue.push(&same, MOMENT).await.unwrap();
+    assert_eq!(claim_one(&queue).await.attempts, 1);
+    counts(&queue, "4", [0, 0, 1, 0]).await;
 }
 
 /// Waits for four tasks, claims them and works on them for ever.

@@ -25,8 +25,10 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(600);
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// How often needless tombstones are looked for, while their age passes: they stay an eighth longer at most.
 const SEARCHES_IN_AN_AGE: u32 = 8;
-/// Blobs leave this part of the file system free for compaction, or the size of a volume if that is less.
+/// A volume is at most this part of the file system: 2 %.
 const ROOM_PART: u64 = 50;
+/// A tombstone that became needless while the node was down, or under a setting that was changed, is found so soon.
+const FIRST_SEARCH_WITHIN: Duration = Duration::from_secs(3600);
 
 /// What compaction did since the start, and whether it may go on.
 #[derive(Debug, Default)]
@@ -105,9 +107,16 @@ impl Pace<'_> {
     }
 }
 
-/// Space that blobs leave free, so that there is room for the live part of a volume. None without compaction.
-pub fn room_bytes(options: &Options, disk_bytes: u64) -> u64 {
-    if options.compact_bytes_per_second == 0 { 0 } else { options.volume_bytes.min(disk_bytes / ROOM_PART) }
+/// Size at which a new volume is begun: on a small disk a part of it, so that keeping room for one volume does not cost
+/// much, and no less than the largest small blob needs.
+pub fn volume_bytes(options: &Options, disk_bytes: u64) -> u64 {
+    options.volume_bytes.min((disk_bytes / ROOM_PART).max(options.least_volume_bytes()))
+}
+
+/// Space that blobs leave free, so that there is room for the live part of a volume of this size, beside what deletes may
+/// need. None without compaction.
+pub fn room_bytes(options: &Options, volume_bytes: u64) -> u64 {
+    if options.compact_bytes_per_second == 0 { 0 } else { volume_bytes + 2 * options.reserve_bytes }
 }
 
 /// Compacts until it is stopped.
@@ -117,7 +126,7 @@ pub fn run(shared: &Shared) {
     let mut pace = Pace { compaction, bytes_per_second, free_at: Instant::now() };
     let mut left_alone = HashMap::new();
     let between_searches = shared.options.tombstone_age / SEARCHES_IN_AN_AGE;
-    let mut search_at = Instant::now() + between_searches;
+    let mut search_at = Instant::now() + between_searches.min(FIRST_SEARCH_WITHIN);
     while compaction.wait_until(Instant::now() + LOOK_EVERY) {
         while let Some(number) = next(shared, &left_alone) {
             match rewrite(shared, number, &mut |bytes| pace.go_on(bytes)) {

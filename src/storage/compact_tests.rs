@@ -250,6 +250,30 @@ fn a_crash_or_a_stop_at_any_step_leaves_everything_as_it_was() {
 }
 
 #[test]
+fn volumes_removed_in_any_order_leave_the_chain_of_superblocks_whole() {
+    block_on(async {
+        for steps in 1.. {
+            let home = tempfile::tempdir().unwrap();
+            let engine = Engine::open(home.path(), options()).unwrap();
+            let model = some_volumes(&engine).await;
+            let first = engine.shared.volumes.get(1).unwrap();
+            rewrite_some(&engine, VICTIM + 1, steps).await.unwrap_err();
+            if !engine.shared.layout.volume(VICTIM + 1).exists() {
+                assert!(steps > 8, "it was stopped before each of {steps} steps");
+                break;
+            }
+            rewrite_some(&engine, VICTIM, usize::MAX).await.unwrap();
+            rewrite_some(&engine, VICTIM + 1, usize::MAX).await.unwrap();
+            let next = engine.shared.volumes.after(1).unwrap();
+            let superblock = Volume::superblock(&next.file, engine.shared.layout.store, next.number);
+            let superblock = superblock.unwrap().unwrap();
+            assert_eq!((superblock.previous, superblock.previous_length), (1, first.end()), "{steps} steps");
+            check(&engine, &model, &names_of(&model), false).await;
+        }
+    });
+}
+
+#[test]
 fn a_tombstone_stays_while_it_is_young_or_an_older_record_of_its_key_is_left() {
     block_on(async {
         let home = tempfile::tempdir().unwrap();

@@ -47,11 +47,6 @@ impl Damage {
         self.records.lock().retain(|place| place.volume() != volume);
     }
 
-    /// Whether a record of that volume is known to be damaged.
-    pub fn is_in(&self, volume: u32) -> bool {
-        self.records.lock().iter().any(|place| place.volume() == volume)
-    }
-
     /// Whether that record is known to be damaged.
     pub fn is_known(&self, place: Place) -> bool {
         self.records.lock().contains(&place)

@@ -49,7 +49,8 @@ pub enum SyncMode {
 pub struct Options {
     /// When an acknowledged write is on the disk. Default: [`SyncMode::Group`].
     pub sync: SyncMode,
-    /// Size at which a new volume is begun, in bytes. Default: [`DEFAULT_VOLUME_BYTES`].
+    /// Size at which a new volume is begun, in bytes; on a disk of less than fifty times that, a fiftieth of the disk.
+    /// Default: [`DEFAULT_VOLUME_BYTES`].
     pub volume_bytes: u64,
     /// Largest blob that is packed into a volume, in bytes; others get a file of their own. Default:
     /// [`DEFAULT_SMALL_LIMIT`], at most [`MAX_SMALL_LIMIT`].
@@ -92,6 +93,11 @@ impl Default for Options {
 }
 
 impl Options {
+    /// What the largest small blob needs.
+    pub(super) fn least_volume_bytes(&self) -> u64 {
+        self.small_limit.saturating_add(HEAD_ROOM_BYTES)
+    }
+
     /// Refuses settings that cannot work together.
     pub(super) fn check(&self) -> Result<(), OpenError> {
         if self.small_limit > MAX_SMALL_LIMIT {
@@ -105,8 +111,8 @@ impl Options {
         if self.volume_bytes > MAX_VOLUME_BYTES {
             return Err(OpenError::Options(format!("a volume has at most {MAX_VOLUME_BYTES} bytes")));
         }
-        if self.volume_bytes < self.small_limit.saturating_add(HEAD_ROOM_BYTES) {
-            let least = self.small_limit + HEAD_ROOM_BYTES;
+        let least = self.least_volume_bytes();
+        if self.volume_bytes < least {
             return Err(OpenError::Options(format!(
                 "a volume must hold the largest small blob: make it at least {least} bytes"
             )));

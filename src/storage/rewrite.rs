@@ -27,6 +27,7 @@ use super::{
     scan::{Scan, Step},
     shared::Shared,
     volume::{SUPERBLOCK_BYTES, Superblock, Volume, open_file},
+    whole,
     writer::{Done, Forget, Job, Request},
 };
 use crate::model::{Checksum, Key};
@@ -62,10 +63,6 @@ pub fn rewrite(shared: &Shared, number: u32, go_on: GoOn<'_>) -> Result<Rewritte
     let Some(volume) = shared.volumes.get(number) else {
         return Err(Stop::LeaveAlone("it is gone".to_owned()));
     };
-    if shared.damage.is_in(number) {
-        // Moved, the damage would be out of sight, or taken for a write that never ended.
-        return Err(Stop::LeaveAlone("a blob in it is damaged and not yet replaced".to_owned()));
-    }
     let link = Link::read(shared, &volume)?;
     let mut rewrite = Rewrite {
         shared,
@@ -121,9 +118,22 @@ impl Rewrite<'_> {
         let Some(entry) = newest.filter(|_| head.kind != Kind::Gap) else {
             return self.pay(head.length() as u64);
         };
+        if self.shared.damage.is_known(place) {
+            // Moved, the damage would be out of sight, or taken for a write that never ended.
+            return Err(Stop::LeaveAlone("a blob in it is damaged and not yet replaced".to_owned()));
+        }
         if head.kind == Kind::Tombstone && self.shared.compaction.needless.lock().has(place) {
             self.tombstones.push((hash, place));
             return self.pay(head.length() as u64);
+        }
+        if !self.has_file(head) {
+            if !self.shared.index.holds(hash, place) {
+                // It was replaced just now.
+                return self.pay(head.length() as u64);
+            }
+            // Moved to the end of the last volume, its record would be taken for one of a write that never ended.
+            let error = self.shared.damage.found(place, "its file is gone or has another length");
+            return Err(Stop::LeaveAlone(error.to_string()));
         }
         let request = self.request(hash, entry, head)?;
         self.chunk.push(request);
@@ -163,6 +173,14 @@ impl Rewrite<'_> {
             answer,
         };
         Ok((request, done))
+    }
+
+    /// Whether the blob's file, if it has one, is there in full.
+    fn has_file(&self, head: &Head<'_>) -> bool {
+        head.file().is_none_or(|file| {
+            let found = fs::metadata(self.shared.layout.blob(file.id));
+            found.is_ok_and(|found| found.len() == whole::file_length(file.length))
+        })
     }
 
     fn data(&self, entry: Entry, head: &Head<'_>) -> Result<Bytes, Stop> {
@@ -211,6 +229,8 @@ impl Rewrite<'_> {
         if shared.options.sync == SyncMode::Never {
             sync_after(shared, number).map_err(failed("sync what was moved"))?;
         }
+        // After a failed sync nobody knows whether what was moved is durable.
+        shared.health.check().map_err(|error| Stop::LeaveAlone(error.to_string()))?;
         self.pay(0)?;
         let path = shared.layout.volume(number);
         already_gone(cut(&path, self.volume.end())).map_err(failed("cut it"))?;
@@ -220,8 +240,9 @@ impl Rewrite<'_> {
         already_gone(fs::remove_file(&path)).map_err(failed("remove it"))?;
         self.pay(0)?;
         sync_folder(&shared.layout.volumes()).map_err(failed("sync the folder of volumes"))?;
-        let tombstones = std::mem::take(&mut self.tombstones);
-        self.forget(tombstones)?;
+        for tombstones in std::mem::take(&mut self.tombstones).chunks(CHUNK_RECORDS) {
+            self.forget(tombstones.to_vec())?;
+        }
         shared.volumes.remove(number);
         shared.damage.forget(number);
         shared.compaction.needless.lock().forget(number);
@@ -241,7 +262,10 @@ impl Rewrite<'_> {
 fn sync_after(shared: &Shared, number: u32) -> io::Result<()> {
     for volume in shared.volumes.all().iter().filter(|volume| volume.number > number) {
         // Opened anew: the error of a failed sync is told once to each who has the file open, and the writer needs its own.
-        open_file(&shared.layout.volume(volume.number))?.sync_data()?;
+        let file = open_file(&shared.layout.volume(volume.number))?;
+        // Asked again, the system may say that all is well.
+        file.sync_data()
+            .inspect_err(|error| shared.health.set_read_only(&format!("a sync failed ({error})")))?;
     }
     sync_folder(&shared.layout.volumes())
 }
@@ -256,16 +280,13 @@ fn cut(path: &std::path::Path, end: u64) -> io::Result<()> {
     let file = open_file(path)?;
     if file.metadata()?.len() > end {
         file.set_len(end)?;
-        file.sync_all()?;
     }
-    Ok(())
+    // It may have been cut before, and that not be durable.
+    file.sync_all()
 }
 
 /// The superblock after a volume, as it must be when that volume is gone.
-struct Link {
-    /// `None` if it does not speak of that volume.
-    superblock: Option<Superblock>,
-}
+struct Link(Superblock);
 
 impl Link {
     fn read(shared: &Shared, volume: &Volume) -> Result<Self, Stop> {
@@ -279,19 +300,15 @@ impl Link {
         let next =
             shared.volumes.after(volume.number).ok_or_else(|| leave("it is the last one".to_owned()))?;
         let next = read(&next.file, next.number)?;
-        if next.previous != volume.number {
-            // A crash came between the last two steps of removing it.
-            return Ok(Self { superblock: None });
-        }
-        if next.previous_length != volume.end() {
+        // Another number: an earlier try came to this step. What is before the volume may have gone since.
+        if next.previous == volume.number && next.previous_length != volume.end() {
             return Err(leave("it lost its last bytes".to_owned()));
         }
-        let superblock = Superblock { previous: own.previous, previous_length: own.previous_length, ..next };
-        Ok(Self { superblock: Some(superblock) })
+        Ok(Self(Superblock { previous: own.previous, previous_length: own.previous_length, ..next }))
     }
 
     fn write(&self, shared: &Shared) -> io::Result<()> {
-        let Some(superblock) = &self.superblock else { return Ok(()) };
+        let Self(superblock) = self;
         // One sector, which a disk writes whole or not at all. Opened anew: see `sync_after`.
         let file = open_file(&shared.layout.volume(superblock.number))?;
         file.write_all_at(&superblock.encode(), 0)?;

@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::{
+    SyncMode,
     checkpoint::{Extent, Origin, PROBE, Save, mark},
     index::{Place, TABLES},
     layout::sync_folder,
@@ -67,7 +68,8 @@ impl Saver {
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name("storage-index".to_owned()).spawn({
             let (shared, stop, durable_before) = (self.shared.clone(), stop.clone(), self.durable_before);
-            move || save(&shared, from, durable_before, &stop)
+            // Blobs and compaction need the space that is kept for them more.
+            move || save(&shared, from, durable_before, shared.room_bytes, &stop)
         });
         match thread {
             Ok(thread) => self.running = Some(Running { thread, stop }),
@@ -79,7 +81,7 @@ impl Saver {
     pub fn finish(mut self, from: Place) {
         self.stop();
         if self.is_behind {
-            save(&self.shared, from, self.durable_before, &AtomicBool::new(false));
+            save(&self.shared, from, self.durable_before, 0, &AtomicBool::new(false));
         }
     }
 
@@ -106,9 +108,15 @@ impl Drop for Saver {
 }
 
 /// Without a saved index the next start takes longer; nothing else depends on it.
-fn save(shared: &Shared, from: Place, durable_before: u32, stop: &AtomicBool) -> Option<u32> {
+fn save(
+    shared: &Shared,
+    from: Place,
+    durable_before: u32,
+    spare_bytes: u64,
+    stop: &AtomicBool,
+) -> Option<u32> {
     let started = Instant::now();
-    match try_save(shared, from, durable_before, stop) {
+    match try_save(shared, from, durable_before, spare_bytes, stop) {
         Ok(Some(end)) => {
             tracing::debug!(took = ?started.elapsed(), ?from, ?end, "the index was saved");
             return Some(end.volume());
@@ -120,19 +128,21 @@ fn save(shared: &Shared, from: Place, durable_before: u32, stop: &AtomicBool) ->
     None
 }
 
-/// Says up to where the index reaches; nothing if it was told to stop or the disk failed before.
+/// Says up to where the index reaches; nothing if it was told to stop or the disk failed before. Leaves that many bytes
+/// free, and the reserve.
 fn try_save(
     shared: &Shared,
     from: Place,
     durable_before: u32,
+    spare_bytes: u64,
     stop: &AtomicBool,
 ) -> io::Result<Option<Place>> {
     // After a failed sync nobody knows what is durable.
     if shared.health.check().is_err() {
         return Ok(None);
     }
-    // Blobs and deletes need the last space more.
-    if shared.layout.free_bytes() < shared.index.memory_bytes() + shared.options.reserve_bytes {
+    let needed = shared.index.memory_bytes() + shared.options.reserve_bytes + spare_bytes;
+    if shared.layout.free_bytes() < needed {
         return Err(io::ErrorKind::StorageFull.into());
     }
     let file = shared.layout.index.create()?;
@@ -146,8 +156,7 @@ fn try_save(
     }
     // Not before the tables were copied: then every record in them lies before this end.
     let extent = extent(shared)?;
-    sync_volumes(shared, durable_before)
-        .inspect_err(|error| shared.health.set_read_only(&format!("a sync failed ({error})")))?;
+    sync_volumes(shared, durable_before)?;
     save.finish(&extent)?;
     shared.layout.index.keep_new()?;
     Ok(Some(extent.end))
@@ -174,7 +183,12 @@ fn sync_volumes(shared: &Shared, first: u32) -> io::Result<()> {
     for volume in shared.volumes.all().iter().filter(|volume| volume.number >= first) {
         // Not through the writer's file: an error that is told here would not be told to the writer.
         match File::open(shared.layout.volume(volume.number)) {
-            Ok(file) => file.sync_data()?,
+            Ok(file) => file.sync_data().inspect_err(|error| {
+                // Where the writer syncs, it is told too, and goes on in a new volume.
+                if shared.options.sync == SyncMode::Never {
+                    shared.health.set_read_only(&format!("a sync failed ({error})"));
+                }
+            })?,
             // Its records were moved, and it was removed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),

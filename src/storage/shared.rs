@@ -57,6 +57,8 @@ pub struct Shared {
     pub listings: Semaphore,
     /// What compaction did and whether it may go on.
     pub compaction: Compaction,
+    /// Size at which a new volume is begun.
+    pub volume_bytes: u64,
     /// Space that blobs leave free, so that compaction has room to give space back.
     pub room_bytes: u64,
     next_file: AtomicU64,
@@ -85,6 +87,7 @@ pub struct Found {
 impl Shared {
     /// Everything, at the start.
     pub fn new(layout: Layout, options: Options, found: Found) -> Self {
+        let volume_bytes = compact::volume_bytes(&options, layout.total_bytes());
         Self {
             index: Arc::new(found.index),
             volumes: Arc::new(found.volumes),
@@ -97,7 +100,8 @@ impl Shared {
             places: Arc::new(Semaphore::new(MAX_WAITING)),
             listings: Semaphore::new(MAX_LISTINGS),
             compaction: Compaction::default(),
-            room_bytes: compact::room_bytes(&options, layout.total_bytes()),
+            volume_bytes,
+            room_bytes: compact::room_bytes(&options, volume_bytes),
             next_file: AtomicU64::new(found.next_file),
             layout,
             options,

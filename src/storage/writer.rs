@@ -304,7 +304,7 @@ impl Writer {
 
     /// How many of these fit the volume the first of them goes to: at least one.
     fn fitting(&self, items: &[Accepted]) -> usize {
-        let limit = self.shared.options.volume_bytes;
+        let limit = self.shared.volume_bytes;
         let first = items.first().map_or(0, |item| item.request.record_length());
         let end = self.tail.as_ref().map(Tail::end).filter(|end| end + first <= limit);
         let mut end = end.unwrap_or(SUPERBLOCK_BYTES);
@@ -336,12 +336,13 @@ impl Writer {
 
     /// Blobs are refused, deletes get the reserve.
     fn write_on_full_disk(&mut self, item: Accepted) {
-        if item.request.kind == Kind::Tombstone && self.reserve.release() {
+        // Compaction, which only puts off what it cannot do now, is left without both.
+        if item.request.moved.is_some() {
+            item.request.refuse(StorageError::Full);
+        } else if item.request.kind == Kind::Tombstone && self.reserve.release() {
             self.write_group(vec![item]);
         } else {
-            if item.request.moved.is_none() {
-                self.shared.health.set_full(true);
-            }
+            self.shared.health.set_full(true);
             item.request.refuse(StorageError::Full);
         }
     }
@@ -399,7 +400,7 @@ impl Writer {
 
     /// Sees that there is a volume with room for a record.
     fn make_room(&mut self, record_length: u64) -> Result<(), Failure> {
-        let limit = self.shared.options.volume_bytes;
+        let limit = self.shared.volume_bytes;
         if self.tail.as_ref().is_some_and(|tail| tail.end() + record_length <= limit) {
             return Ok(());
         }
