@@ -73,7 +73,8 @@ impl Finish {
         Ok(self.answer(have.len()))
     }
 
-    /// What the upload adds to the shard's used bytes. An older blob may be on some of the servers only, its other copies still to be made.
+    /// What the upload adds to the shard's used bytes. An older blob may be on some of the servers only, its other copies
+    /// still to be made.
     fn size_delta(&self, reached: &Reached) -> i64 {
         let replaced = reached.stored.iter().map(|(_, stored)| stored.replaced).max().unwrap_or(0);
         self.length as i64 - replaced as i64

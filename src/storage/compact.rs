@@ -116,7 +116,12 @@ pub fn volume_bytes(options: &Options, disk_bytes: u64) -> u64 {
 /// Space that blobs leave free, so that there is room for the live part of a volume of this size, beside what deletes may
 /// need. None without compaction.
 pub fn room_bytes(options: &Options, volume_bytes: u64) -> u64 {
-    if options.compact_bytes_per_second == 0 { 0 } else { volume_bytes + 2 * options.reserve_bytes }
+    if options.compact_bytes_per_second == 0 { 0 } else { volume_bytes + left_to_deletes(options) }
+}
+
+/// What deletes may need is left to them, whether the reserve is set aside or not.
+fn left_to_deletes(options: &Options) -> u64 {
+    2 * options.reserve_bytes
 }
 
 /// Compacts until it is stopped.
@@ -156,8 +161,7 @@ pub fn run(shared: &Shared) {
 pub fn next(shared: &Shared, left_alone: &HashMap<u32, Instant>) -> Option<u32> {
     // Writers stopped for good: there is nothing to gain.
     shared.health.check().ok()?;
-    // What deletes may need is left to them, whether the reserve is set aside or not.
-    let room = shared.layout.free_bytes().saturating_sub(2 * shared.options.reserve_bytes);
+    let room = shared.layout.free_bytes().saturating_sub(left_to_deletes(&shared.options));
     let candidates = candidates(shared).into_iter().filter(|candidate| {
         left_alone.get(&candidate.number).is_none_or(|at| at.elapsed() > TRY_AGAIN_AFTER)
     });

@@ -20,7 +20,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{index_file::IndexFile, options::OpenError};
+use super::{index_file::IndexFile, options::OpenError, record::FileRef, whole};
 use crate::{
     daemon::{LockedFile, unix_ms},
     model::Version,
@@ -157,6 +157,11 @@ impl Layout {
         self.blob_folder(id).join(format!("{id:016x}.blob"))
     }
 
+    /// Whether that whole file is there in full.
+    pub fn has_blob(&self, file: FileRef) -> bool {
+        fs::metadata(self.blob(file.id)).is_ok_and(|found| found.len() == whole::file_length(file.length))
+    }
+
     /// Every whole file: its id and its length on the disk.
     pub fn blobs(&self) -> io::Result<Vec<(u64, u64)>> {
         let mut found = Vec::new();
@@ -291,6 +296,11 @@ fn write_durably(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&new, folder.join(name))?;
     sync_folder(folder)
+}
+
+/// For what is done to a file that may be gone: that it is gone is as good.
+pub fn already_gone(done: io::Result<()>) -> io::Result<()> {
+    done.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 /// Makes durable that files were created in, renamed into or removed from a folder.

@@ -222,8 +222,7 @@ impl<'a> Recovery<'a> {
     fn is_whole(&self, volume: &Volume, met: &Met) -> bool {
         let Met { entry, facts, data_at, .. } = met;
         match facts.file {
-            Some(file) => fs::metadata(self.layout.blob(file.id))
-                .is_ok_and(|found| found.len() == whole::file_length(file.length)),
+            Some(file) => self.layout.has_blob(file),
             None if entry.kind == Kind::Blob => {
                 data_matches(&volume.file, *data_at, u64::from(entry.data_len), facts.checksum)
             }

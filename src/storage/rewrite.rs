@@ -21,13 +21,12 @@ use tokio::sync::oneshot;
 use super::{
     StorageError, SyncMode,
     index::{Entry, Place},
-    layout::sync_folder,
+    layout::{already_gone, sync_folder},
     pread::{is_unreadable, read_full},
     record::{Head, Kind},
     scan::{Scan, Step},
     shared::Shared,
     volume::{SUPERBLOCK_BYTES, Superblock, Volume, open_file},
-    whole,
     writer::{Done, Forget, Job, Request},
 };
 use crate::model::{Checksum, Key};
@@ -126,7 +125,7 @@ impl Rewrite<'_> {
             self.tombstones.push((hash, place));
             return self.pay(head.length() as u64);
         }
-        if !self.has_file(head) {
+        if head.file().is_some_and(|file| !self.shared.layout.has_blob(file)) {
             if !self.shared.index.holds(hash, place) {
                 // It was replaced just now.
                 return self.pay(head.length() as u64);
@@ -173,14 +172,6 @@ impl Rewrite<'_> {
             answer,
         };
         Ok((request, done))
-    }
-
-    /// Whether the blob's file, if it has one, is there in full.
-    fn has_file(&self, head: &Head<'_>) -> bool {
-        head.file().is_none_or(|file| {
-            let found = fs::metadata(self.shared.layout.blob(file.id));
-            found.is_ok_and(|found| found.len() == whole::file_length(file.length))
-        })
     }
 
     fn data(&self, entry: Entry, head: &Head<'_>) -> Result<Bytes, Stop> {
@@ -233,6 +224,7 @@ impl Rewrite<'_> {
         shared.health.check().map_err(|error| Stop::LeaveAlone(error.to_string()))?;
         self.pay(0)?;
         let path = shared.layout.volume(number);
+        // A try before this one may have come to an end behind the removal.
         already_gone(cut(&path, self.volume.end())).map_err(failed("cut it"))?;
         self.pay(0)?;
         link.write(shared).map_err(failed("write the next volume's superblock"))?;
@@ -261,18 +253,9 @@ impl Rewrite<'_> {
 /// What was moved is as durable as what is removed, whatever is promised to those who write.
 fn sync_after(shared: &Shared, number: u32) -> io::Result<()> {
     for volume in shared.volumes.all().iter().filter(|volume| volume.number > number) {
-        // Opened anew: the error of a failed sync is told once to each who has the file open, and the writer needs its own.
-        let file = open_file(&shared.layout.volume(volume.number))?;
-        // Asked again, the system may say that all is well.
-        file.sync_data()
-            .inspect_err(|error| shared.health.set_read_only(&format!("a sync failed ({error})")))?;
+        shared.sync_volume(volume.number)?;
     }
     sync_folder(&shared.layout.volumes())
-}
-
-/// Whether the file is still there does not matter: a try before this one may have come to an end behind its removal.
-fn already_gone(done: io::Result<()>) -> io::Result<()> {
-    done.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 /// Cuts off what was never acknowledged, durably.
@@ -309,7 +292,7 @@ impl Link {
 
     fn write(&self, shared: &Shared) -> io::Result<()> {
         let Self(superblock) = self;
-        // One sector, which a disk writes whole or not at all. Opened anew: see `sync_after`.
+        // One sector, which a disk writes whole or not at all. Opened anew: see [`Shared::sync_volume`].
         let file = open_file(&shared.layout.volume(superblock.number))?;
         file.write_all_at(&superblock.encode(), 0)?;
         file.sync_data()

@@ -2,7 +2,6 @@
 //! written as reading it again may cost a start.
 
 use std::{
-    fs::File,
     io,
     sync::{
         Arc,
@@ -13,10 +12,9 @@ use std::{
 };
 
 use super::{
-    SyncMode,
     checkpoint::{Extent, Origin, PROBE, Save, mark},
     index::{Place, TABLES},
-    layout::sync_folder,
+    layout::{already_gone, sync_folder},
     shared::Shared,
     slot::SLOT_BYTES,
 };
@@ -181,18 +179,8 @@ fn extent(shared: &Shared) -> io::Result<Extent> {
 /// Makes durable what may not be: what was written without a sync, by this process or by one that was killed.
 fn sync_volumes(shared: &Shared, first: u32) -> io::Result<()> {
     for volume in shared.volumes.all().iter().filter(|volume| volume.number >= first) {
-        // Not through the writer's file: an error that is told here would not be told to the writer.
-        match File::open(shared.layout.volume(volume.number)) {
-            Ok(file) => file.sync_data().inspect_err(|error| {
-                // Where the writer syncs, it is told too, and goes on in a new volume.
-                if shared.options.sync == SyncMode::Never {
-                    shared.health.set_read_only(&format!("a sync failed ({error})"));
-                }
-            })?,
-            // Its records were moved, and it was removed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
+        // One that is gone was removed after its records were moved.
+        already_gone(shared.sync_volume(volume.number))?;
     }
     sync_folder(&shared.layout.volumes())
 }

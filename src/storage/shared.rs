@@ -1,14 +1,17 @@
 //! What all parts of an open engine share.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{
-    StorageError,
+    StorageError, SyncMode,
     budget::Budget,
     buffers::Buffers,
     compact::{self, Compaction},
@@ -19,7 +22,7 @@ use super::{
     options::Options,
     queue::Queue,
     totals::Totals,
-    volume::Volumes,
+    volume::{Volumes, open_file},
     writer::{Done, Job, Request},
 };
 use crate::model::Key;
@@ -131,6 +134,19 @@ impl Shared {
         let (answer, done) = oneshot::channel();
         self.queue.push(Job::Write(request(permit, answer))).map_err(|_| closed())?;
         done.await.map_err(|_| closed())?
+    }
+
+    /// Makes durable what was written to a volume, behind the writer's back.
+    pub fn sync_volume(&self, number: u32) -> io::Result<()> {
+        // Opened anew: the error of a failed sync is told once to each who has the file open, and the writer needs its own.
+        let file = open_file(&self.layout.volume(number))?;
+        file.sync_data().inspect_err(|error| {
+            // Where the writer syncs, it is told too, and goes on in a new volume. Else nobody is told again: asked once
+            // more, the system may say that all is well.
+            if self.options.sync == SyncMode::Never {
+                self.health.set_read_only(&format!("a sync failed ({error})"));
+            }
+        })
     }
 
     /// An error if there is surely no room for a blob of that length.
