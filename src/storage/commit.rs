@@ -55,7 +55,7 @@ pub async fn commit(
     let hash = shared.hash(key.as_str().as_bytes());
     let kind = content.kind();
     // What the index holds is durable, so a write that comes too late needs nothing more. The writer decides again.
-    let known = shared.look_up(hash, &key).await?;
+    let known = shared.look_up(hash, &key).await;
     let old = known.map(|known| known.old(&shared.damage));
     if let Verdict::Newer(held) = decide(version, kind, old.as_ref()) {
         return Ok(Before::Newer(held));

@@ -1,7 +1,6 @@
 //! The engine: [`Storage`] over one data directory.
 
 use std::{
-    fs::File,
     io,
     path::Path,
     sync::{Arc, atomic::Ordering},
@@ -103,7 +102,7 @@ impl Engine {
         let shared = &self.shared;
         let bytes = key.as_str().as_bytes();
         let hash = shared.hash(bytes);
-        fetch(&shared.index, &shared.volumes, &shared.buffers, &shared.damage, hash, bytes).await
+        fetch(&shared.index, &shared.volumes, &shared.reads, &shared.damage, hash, bytes).await
     }
 
     fn blob(&self, fetched: &Fetched, source: Source) -> Result<Found, StorageError> {
@@ -113,8 +112,8 @@ impl Engine {
             return Err(self.shared.damage.found(place, "the metadata cannot be read"));
         };
         let info = BlobInfo { version: facts.version, length: facts.length, checksum: facts.checksum, meta };
-        let (buffers, damage) = (self.shared.buffers.clone(), self.shared.damage.clone());
-        let blob: Box<dyn Blob> = Box::new(OpenBlob::new(info, place, source, buffers, damage));
+        let (reads, damage) = (self.shared.reads.clone(), self.shared.damage.clone());
+        let blob: Box<dyn Blob> = Box::new(OpenBlob::new(info, place, source, reads, damage));
         Ok(Found::Blob(blob))
     }
 
@@ -127,12 +126,8 @@ impl Engine {
     ) -> Result<Option<Source>, StorageError> {
         let path = self.shared.layout.blob(file.id);
         let place = fetched.entry.place;
-        let opened = tokio::task::spawn_blocking(move || {
-            let file = File::open(path)?;
-            let length = file.metadata()?.len();
-            Ok((file, length))
-        });
-        match opened.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+        let opened = self.shared.reads.open(path).await;
+        match opened.and_then(|file| file.metadata().map(|found| (file, found.len()))) {
             Ok((opened, length)) if length == whole::file_length(file.length) => {
                 Ok(Some(Source::File(Arc::new(opened))))
             }
@@ -226,6 +221,7 @@ impl Storage for Engine {
         let shared = &self.shared;
         let numbers = shared.totals.numbers();
         let (volume_bytes, dead_bytes) = shared.volumes.bytes();
+        let (memory_reads, disk_reads) = shared.reads.counts();
         let compaction = &shared.compaction;
         Usage {
             blobs: numbers.blobs,
@@ -242,6 +238,8 @@ impl Storage for Engine {
             compacted_bytes: compaction.moved_bytes.load(Ordering::Relaxed),
             reclaimed_bytes: compaction.removed_bytes.load(Ordering::Relaxed),
             compaction_paused: compaction.is_paused(),
+            memory_reads,
+            disk_reads,
             read_only: shared.health.read_only(),
         }
     }

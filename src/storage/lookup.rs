@@ -6,11 +6,10 @@ use bytes::Bytes;
 
 use super::{
     READ_CHUNK_BYTES, StorageError,
-    buffers::Buffers,
     damage::Damage,
     decide::Old,
     index::{Entry, Index, Place},
-    pread::{is_unreadable, read_at, read_full},
+    pread::{Reads, is_unreadable, read_full},
     record::{FIXED_BYTES, FileRef, Head, Kind, MAX_HEAD_BYTES},
     totals::Counted,
     volume::{Volume, Volumes},
@@ -101,13 +100,13 @@ pub struct Fetched {
 pub async fn fetch(
     index: &Index,
     volumes: &Volumes,
-    buffers: &Arc<Buffers>,
+    reads: &Reads,
     damage: &Damage,
     hash: u64,
     key: &[u8],
 ) -> Result<Option<Fetched>, StorageError> {
     for _ in 0..MAX_LOOK_UPS {
-        if let Some(settled) = fetch_once(index, volumes, buffers, damage, hash, key).await? {
+        if let Some(settled) = fetch_once(index, volumes, reads, damage, hash, key).await? {
             return Ok(settled);
         }
     }
@@ -119,7 +118,7 @@ pub async fn fetch(
 async fn fetch_once(
     index: &Index,
     volumes: &Volumes,
-    buffers: &Arc<Buffers>,
+    reads: &Reads,
     damage: &Damage,
     hash: u64,
     key: &[u8],
@@ -135,7 +134,7 @@ async fn fetch_once(
         };
         // What lies behind the record is read with it, but the page cache cannot tell that nothing does.
         let length = length.min(volume.end().saturating_sub(entry.place.offset()));
-        let buffer = match read_at(&volume.file, buffers.take(length as usize), entry.place.offset()).await {
+        let buffer = match reads.read(&volume.file, length as usize, entry.place.offset()).await {
             Ok(buffer) => buffer,
             Err(error) if is_unreadable(&error) => {
                 unreadable = Some(entry.place);
@@ -217,23 +216,38 @@ pub fn current(
     unreadable
 }
 
-/// As [`current`], for a task: nothing is read where the index has nothing.
+/// As [`current`], for a task, which must not wait for the disk.
 pub async fn current_for_task(
-    index: &Arc<Index>,
-    volumes: &Arc<Volumes>,
+    index: &Index,
+    volumes: &Volumes,
+    reads: &Reads,
     hash: u64,
-    key: &crate::model::Key,
-) -> Result<Option<Current>, StorageError> {
-    if index.candidates(hash).iter().next().is_none() {
-        return Ok(None);
+    key: &[u8],
+) -> Option<Current> {
+    let mut unreadable = None;
+    for entry in index.candidates(hash) {
+        match facts_for_task(volumes, reads, &entry, key).await {
+            Some(Some(facts)) => return Some(Current { entry, facts: Some(facts) }),
+            Some(None) => {}
+            None => unreadable = Some(Current { entry, facts: None }),
+        }
     }
-    let (index, volumes, key) = (index.clone(), volumes.clone(), key.clone());
-    let task =
-        tokio::task::spawn_blocking(move || current(&index, &volumes, hash, key.as_str().as_bytes(), None));
-    task.await.map_err(|error| StorageError::Io {
-        context: "look a key up".to_owned(),
-        source: std::io::Error::other(error),
-    })
+    unreadable
+}
+
+/// What a candidate's head says, if it is that key's; `None` if it cannot be read.
+async fn facts_for_task(
+    volumes: &Volumes,
+    reads: &Reads,
+    entry: &Entry,
+    key: &[u8],
+) -> Option<Option<Facts>> {
+    let volume = volumes.get(entry.place.volume())?;
+    let offset = entry.place.offset();
+    let length = u64::from(entry.head_bound).min(volume.end().saturating_sub(offset));
+    let bytes = reads.read(&volume.file, length as usize, offset).await.ok()?;
+    let head = Head::decode(bytes.as_ref(), &volume.seal, offset).ok()?;
+    Some((head.key == key).then(|| Facts::of(&head)))
 }
 
 /// Of the records under that hash, the one at `here` and those written at or after `bound`.

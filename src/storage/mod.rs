@@ -4,10 +4,10 @@
 //!
 //! The engine keeps small blobs in volumes, which only grow, and others in files of their own. From the bytes up:
 //! - `record`, `pairs`, `blocks`, `whole`: the format, pure (`docs/format.md` draws it)
-//! - `layout`, `volume`, `append`, `reserve`, `doomed`, `pread`, `scan`: files
+//! - `layout`, `volume`, `append`, `reserve`, `doomed`, `scan`: files
 //! - `slot`, `table`, `index`, `lookup`, `decide`, `damage`, `totals`: what is where, and which write of a key stays
 //! - `body`, `file_body`, `budget`, `commit`, `queue`, `writer`, `health`: writing
-//! - `reader`, `buffers`, `list`: reading
+//! - `reader`, `buffers`, `pread`, `list`: reading
 //! - `compact`, `rewrite`, `tombstones`: giving back space
 //! - `checkpoint`, `index_file`, `saver`: the saved index; `opened`, `restore`, `recovery`: the start
 //! - `shared`, `options`, `engine`: all of it together
@@ -42,6 +42,8 @@ mod options;
 mod pairs;
 mod pread;
 mod queue;
+#[cfg(test)]
+mod read_tests;
 mod reader;
 mod record;
 mod recovery;
@@ -236,6 +238,12 @@ pub struct Usage {
     /// Compaction was told to pause.
     #[serde(default)]
     pub compaction_paused: bool,
+    /// Reads of files for requests since the start that found everything in memory.
+    #[serde(default)]
+    pub memory_reads: u64,
+    /// Those that went to the disk: one for a GET of up to 256 KiB.
+    #[serde(default)]
+    pub disk_reads: u64,
     /// Why no writes are taken, if so.
     pub read_only: Option<String>,
 }

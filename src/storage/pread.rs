@@ -6,26 +6,61 @@ use std::{
     fs::File,
     io::{self, IoSliceMut},
     os::unix::fs::FileExt,
-    sync::Arc,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::{
+    fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
+    io::{Errno, ReadWriteFlags},
+};
 
-use super::buffers::Buffer;
+use super::buffers::{Buffer, Buffers};
 
-/// Fills the buffer from `offset` on; it comes back shorter where the file ends before.
-pub async fn read_at(file: &Arc<File>, mut buffer: Buffer, offset: u64) -> io::Result<Buffer> {
-    let cached = read_cached(file, buffer.as_mut(), offset);
-    if cached == buffer.as_ref().len() {
-        return Ok(buffer);
+/// Reads for requests, counted by whether they had to wait for the disk.
+#[derive(Debug, Default)]
+pub struct Reads {
+    buffers: Arc<Buffers>,
+    from_memory: AtomicU64,
+    from_disk: AtomicU64,
+}
+
+impl Reads {
+    /// So many bytes from `offset` on; fewer where the file ends before.
+    pub async fn read(&self, file: &Arc<File>, length: usize, offset: u64) -> io::Result<Buffer> {
+        let mut buffer = self.buffers.take(length);
+        let cached = read_cached(file, buffer.as_mut(), offset);
+        if cached == length {
+            self.from_memory.fetch_add(1, Ordering::Relaxed);
+            return Ok(buffer);
+        }
+        self.from_disk.fetch_add(1, Ordering::Relaxed);
+        let file = file.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let read = read_full(&file, &mut buffer.as_mut()[cached..], offset + cached as u64)?;
+            buffer.truncate(cached + read);
+            Ok(buffer)
+        });
+        task.await.map_err(io::Error::other)?
     }
-    let file = file.clone();
-    let task = tokio::task::spawn_blocking(move || {
-        let read = read_full(&file, &mut buffer.as_mut()[cached..], offset + cached as u64)?;
-        buffer.truncate(cached + read);
-        Ok(buffer)
-    });
-    task.await.map_err(io::Error::other)?
+
+    /// Opens a file for reading.
+    pub async fn open(&self, path: PathBuf) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        if let Ok(file) = openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::CACHED) {
+            return Ok(file.into());
+        }
+        // Its name is not in memory, or it is not there, or a system that cannot tell.
+        tokio::task::spawn_blocking(move || File::open(path)).await.map_err(io::Error::other)?
+    }
+
+    /// How many reads found everything in memory, and how many went to the disk.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.from_memory.load(Ordering::Relaxed), self.from_disk.load(Ordering::Relaxed))
+    }
 }
 
 /// How many bytes could be read without waiting.
@@ -62,7 +97,6 @@ pub fn is_unreadable(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::buffers::Buffers;
 
     #[tokio::test]
     async fn reads_what_is_there_and_no_more() {
@@ -70,9 +104,8 @@ mod tests {
         let path = dir.path().join("f");
         std::fs::write(&path, b"0123456789").unwrap();
         let file = Arc::new(File::open(path).unwrap());
-        let buffers = Arc::new(Buffers::default());
-        let read =
-            async |length, offset| read_at(&file, buffers.take(length), offset).await.unwrap().freeze();
+        let reads = Reads::default();
+        let read = async |length, offset| reads.read(&file, length, offset).await.unwrap().freeze();
         assert_eq!(read(4, 3).await, "3456");
         assert_eq!(read(20, 8).await, "89");
         assert_eq!(read(5, 100).await, "");

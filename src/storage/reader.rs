@@ -8,11 +8,10 @@ use bytes::{Bytes, BytesMut};
 use super::{
     Blob, BlobInfo, StorageError,
     blocks::{BLOCK_BYTES, around, verify},
-    buffers::Buffers,
     damage::Damage,
     index::Place,
     lookup::Fetched,
-    pread::{is_unreadable, read_at},
+    pread::{Reads, is_unreadable},
     volume::Volume,
     whole,
 };
@@ -40,26 +39,20 @@ pub struct OpenBlob {
     info: BlobInfo,
     place: Place,
     source: Source,
-    buffers: Arc<Buffers>,
+    reads: Arc<Reads>,
     damage: Arc<Damage>,
 }
 
 impl OpenBlob {
     /// A blob whose bytes are there.
-    pub fn new(
-        info: BlobInfo,
-        place: Place,
-        source: Source,
-        buffers: Arc<Buffers>,
-        damage: Arc<Damage>,
-    ) -> Self {
-        Self { info, place, source, buffers, damage }
+    pub fn new(info: BlobInfo, place: Place, source: Source, reads: Arc<Reads>, damage: Arc<Damage>) -> Self {
+        Self { info, place, source, reads, damage }
     }
 
     /// Reads a span of a file; fewer bytes than asked for, or bytes the disk cannot read, are damage.
     async fn span(&self, file: &Arc<File>, span: Range<u64>) -> Result<Bytes, StorageError> {
         let length = (span.end - span.start) as usize;
-        match read_at(file, self.buffers.take(length), span.start).await {
+        match self.reads.read(file, length, span.start).await {
             Ok(buffer) if buffer.as_ref().len() == length => Ok(buffer.freeze()),
             Ok(_) => Err(self.damage.found(self.place, "the file ends before the blob")),
             Err(error) if is_unreadable(&error) => {

@@ -13,13 +13,14 @@ use tokio::sync::{Semaphore, oneshot};
 use super::{
     StorageError, SyncMode,
     budget::Budget,
-    buffers::Buffers,
     compact::{self, Compaction},
     damage::Damage,
     health::Health,
     index::Index,
     layout::Layout,
+    lookup::{self, Current},
     options::Options,
+    pread::Reads,
     queue::Queue,
     totals::Totals,
     volume::{Volumes, open_file},
@@ -42,8 +43,8 @@ pub struct Shared {
     pub index: Arc<Index>,
     /// The volumes.
     pub volumes: Arc<Volumes>,
-    /// Memory to read into.
-    pub buffers: Arc<Buffers>,
+    /// Reads for requests.
+    pub reads: Arc<Reads>,
     /// What was found damaged.
     pub damage: Arc<Damage>,
     /// Memory for bodies.
@@ -94,7 +95,7 @@ impl Shared {
         Self {
             index: Arc::new(found.index),
             volumes: Arc::new(found.volumes),
-            buffers: Arc::default(),
+            reads: Arc::default(),
             damage: Arc::new(found.damage),
             budget: Budget::new(options.buffer_bytes),
             totals: found.totals,
@@ -162,11 +163,8 @@ impl Shared {
     }
 
     /// What the key held, for [`Request::known`].
-    pub async fn look_up(
-        &self,
-        hash: u64,
-        key: &Key,
-    ) -> Result<Option<super::lookup::Current>, StorageError> {
-        super::lookup::current_for_task(&self.index, &self.volumes, hash, key).await
+    pub async fn look_up(&self, hash: u64, key: &Key) -> Option<Current> {
+        let key = key.as_str().as_bytes();
+        lookup::current_for_task(&self.index, &self.volumes, &self.reads, hash, key).await
     }
 }

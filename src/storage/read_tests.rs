@@ -1,0 +1,93 @@
+//! How many reads of files a request costs: one for a GET of a small blob, whether it is in memory or not.
+
+use bytes::Bytes;
+
+use super::{Engine, Found, NewBlob, Options, READ_CHUNK_BYTES, Storage, SyncMode};
+use crate::model::{Meta, Version};
+
+async fn put(engine: &Engine, name: &str, version: u64, length: usize) {
+    let (key, version) = (name.parse().unwrap(), Version::from_parts(version, 1));
+    let new = NewBlob { key, version, meta: Meta::default(), length: Some(length as u64) };
+    let mut writer = engine.create(new).await.unwrap();
+    writer.write(Bytes::from(vec![7; length])).await.unwrap();
+    writer.commit().await.unwrap();
+}
+
+async fn get(engine: &Engine, name: &str) -> u64 {
+    let Some(Found::Blob(blob)) = engine.open(&name.parse().unwrap()).await.unwrap() else {
+        panic!("{name}")
+    };
+    let (length, mut done) = (blob.info().length, 0);
+    while done < length {
+        let end = length.min(done + READ_CHUNK_BYTES);
+        done += blob.read(done, end).await.unwrap().len() as u64;
+    }
+    length
+}
+
+/// Throws what is written out of the page cache, where the file system can.
+fn evict(engine: &Engine) {
+    for volume in engine.shared.volumes.all() {
+        volume.file.sync_all().unwrap();
+        rustix::fs::fadvise(&*volume.file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    }
+}
+
+/// Reads that what is done costs.
+async fn costs(engine: &Engine, work: impl Future<Output = ()>) -> u64 {
+    let all = |(memory, disk)| memory + disk;
+    let before = all(engine.shared.reads.counts());
+    work.await;
+    all(engine.shared.reads.counts()) - before
+}
+
+#[tokio::test]
+async fn a_get_of_a_small_blob_is_one_read_cold_or_warm() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { sync: SyncMode::Never, ..Options::default() };
+    let engine = Engine::open(dir.path(), options).unwrap();
+    let chunk = READ_CHUNK_BYTES as usize;
+    // Name, length, reads: the head and each chunk of a longer one.
+    let blobs = [("0", 0, 1), ("1", 1, 1), ("2", 16 << 10, 1), ("3", chunk, 1), ("4", 4 * chunk, 5)];
+    for (name, length, _) in blobs {
+        put(&engine, name, 1, length).await;
+    }
+    for cold in [true, false] {
+        for (name, length, reads) in blobs {
+            if cold {
+                evict(&engine);
+            }
+            let cost = costs(&engine, async { assert_eq!(get(&engine, name).await, length as u64) }).await;
+            assert_eq!(cost, reads, "{length} bytes, cold: {cold}");
+        }
+    }
+    let cost =
+        costs(&engine, async { assert!(engine.open(&"none".parse().unwrap()).await.unwrap().is_none()) });
+    assert_eq!(cost.await, 0, "what is not there needs no read");
+}
+
+#[tokio::test]
+async fn a_put_reads_only_the_head_it_replaces() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path(), Options { sync: SyncMode::Never, ..Options::default() }).unwrap();
+    assert_eq!(costs(&engine, put(&engine, "key", 1, 100_000)).await, 0);
+    evict(&engine);
+    assert_eq!(costs(&engine, put(&engine, "key", 2, 100)).await, 1);
+    let deleted = async {
+        engine.delete(&"key".parse().unwrap(), Version::from_parts(3, 1)).await.unwrap();
+    };
+    assert_eq!(costs(&engine, deleted).await, 1);
+}
+
+#[tokio::test]
+async fn a_file_is_opened_and_read_in_chunks_with_their_sums() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { small_limit: 0, sync: SyncMode::Never, ..Options::default() };
+    let engine = Engine::open(dir.path(), options).unwrap();
+    put(&engine, "file", 1, 2 * READ_CHUNK_BYTES as usize).await;
+    assert_eq!(
+        costs(&engine, async { assert_eq!(get(&engine, "file").await, 2 * READ_CHUNK_BYTES) }).await,
+        5,
+        "a head, two chunks, their sums"
+    );
+}
