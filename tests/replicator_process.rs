@@ -16,7 +16,7 @@ use backpack::{
     queue::{Filter, Queue, QueueOptions},
 };
 use node_double::TestNode;
-use replicator_rig::{LEASE, copy, count};
+use replicator_rig::{SHORT_LEASE as LEASE, SOON, copy, count};
 use support::{
     daemon::Daemon,
     http::Request,
@@ -26,9 +26,6 @@ use support::{
     wait::eventually,
     zookeeper::ZooKeeper,
 };
-
-/// Two processes start and connect in this time, on a machine that does other things too.
-const SOON: Duration = Duration::from_secs(60);
 
 /// ZooKeeper with a map, Redis servers with the queue.
 struct Cluster {

@@ -16,18 +16,22 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use crate::support::{original_node::OriginalNode, queue::WatchedQueue, wait::eventually};
 
-/// Short, for some tests wait for their end; long enough for a healthy server on a busy machine.
-pub const TIMEOUTS: Timeouts = Timeouts {
-    connect: Duration::from_secs(1),
-    answer: Duration::from_secs(4),
-    stall: Duration::from_secs(2),
+/// Longer than any test: what a test proves does not depend on how fast a server answers. Those that wait for the end
+/// of a time-out set their own.
+const TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_secs(60),
+    answer: Duration::from_secs(600),
+    stall: Duration::from_secs(600),
 };
 
-/// Claims are taken over after this: the shortest that settings take.
-pub const LEASE: Duration = Duration::from_secs(3);
+/// Longer than any test, for the same reason: no claim is taken over.
+pub const LEASE: Duration = Duration::from_secs(600);
 
-/// Whatever a test waits for happens far sooner on a machine that is not overloaded.
-pub const SOON: Duration = Duration::from_secs(30);
+/// The shortest that settings take, for tests that wait until a claim is taken over.
+pub const SHORT_LEASE: Duration = Duration::from_secs(3);
+
+/// Whatever a test waits for happens far sooner, on a slow machine too.
+pub const SOON: Duration = Duration::from_secs(120);
 
 /// Settings with short waits between tries.
 pub fn config() -> Config {
@@ -44,6 +48,8 @@ pub fn config() -> Config {
 /// A queue and a map.
 pub struct Rig {
     pub queue: Arc<WatchedQueue>,
+    /// Of the replicators that are started from now on.
+    pub timeouts: Timeouts,
     map: watch::Sender<Arc<ClusterMap>>,
     _dir: tempfile::TempDir,
 }
@@ -51,15 +57,21 @@ pub struct Rig {
 impl Rig {
     /// An empty map and the queue of one machine.
     pub fn new() -> Self {
+        Self::with_lease(LEASE)
+    }
+
+    /// An empty map and the queue of one machine, whose claims are taken over after this. The settings of a replicator
+    /// must say the same.
+    pub fn with_lease(lease: Duration) -> Self {
         let dir = tempfile::tempdir().expect("make a folder for the queue");
-        let queue = EmbeddedQueue::open(dir.path(), LEASE).expect("open the queue");
+        let queue = EmbeddedQueue::open(dir.path(), lease).expect("open the queue");
         Self::on(Arc::new(queue), dir)
     }
 
     /// An empty map and this queue.
     pub fn on(queue: Arc<dyn Queue>, dir: tempfile::TempDir) -> Self {
         let map = watch::Sender::new(Arc::new(ClusterMap::default()));
-        Self { queue: Arc::new(WatchedQueue::new(queue)), map, _dir: dir }
+        Self { queue: Arc::new(WatchedQueue::new(queue)), timeouts: TIMEOUTS, map, _dir: dir }
     }
 
     /// Adds a server at `127.0.0.1:port` to the map, or gives it another address.
@@ -97,7 +109,7 @@ impl Rig {
 
     /// Starts a replicator.
     pub fn start(&self, config: Config) -> Replicator {
-        self.start_draining(config, Duration::from_secs(10))
+        self.start_draining(config, SOON)
     }
 
     /// Starts a replicator that gives tasks in flight this time to finish when it is stopped.
@@ -106,7 +118,7 @@ impl Rig {
         let deps = Deps {
             map: self.map.subscribe(),
             queue: self.queue.clone(),
-            servers: Arc::new(Servers::new(TIMEOUTS)),
+            servers: Arc::new(Servers::new(self.timeouts.clone())),
             readiness: readiness.clone(),
             probes: None,
         };

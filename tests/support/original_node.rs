@@ -13,13 +13,19 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use super::{port::free_port, wait::wait_until};
+use super::{
+    port::free_port,
+    wait::{START_WITHIN, wait_until},
+};
 
 /// Bodies go through in pieces of this size, between which a bandwidth limit waits.
 const PIECE_BYTES: usize = 16 * 1024;
+
+/// How often a request that is held looks whether the fault is another.
+const POLL_EVERY: Duration = Duration::from_millis(10);
 
 /// What is wrong with the server.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +37,8 @@ pub enum Fault {
     Refuse,
     /// It takes requests and never answers.
     Hang,
+    /// It answers so many requests, counted from the start, and holds those that come later until the fault is another.
+    HoldAfter(usize),
     /// It waits this long before each answer.
     Delay(Duration),
     /// It takes the whole request and answers this status, whatever was asked.
@@ -69,6 +77,8 @@ pub struct OriginalNode {
 struct State {
     blobs: Mutex<HashMap<Vec<u8>, Arc<Vec<u8>>>>,
     seen: Mutex<Vec<Seen>>,
+    /// Requests received and not yet answered: now, and the most there were.
+    at_work: Mutex<(usize, usize)>,
     gets: Mutex<(u64, u64)>,
     puts: Mutex<(u64, u64)>,
     fault: Mutex<Fault>,
@@ -118,6 +128,11 @@ impl OriginalNode {
         lock(&self.state.seen).clone()
     }
 
+    /// The most requests that were there at once, each from its head to just before its answer.
+    pub fn most_at_once(&self) -> usize {
+        lock(&self.state.at_work).1
+    }
+
     /// The blob under a key (without the leading slash), if it is there.
     pub fn blob(&self, key: &str) -> Option<Vec<u8>> {
         lock(&self.state.blobs).get(key.as_bytes()).map(|blob| blob.to_vec())
@@ -150,7 +165,7 @@ impl OriginalNode {
         // Wakes the accepting thread; refused when it has ended already.
         let _ = TcpStream::connect(self.addr());
         let closed = || !self.state.listening.load(Ordering::SeqCst);
-        wait_until("the stand-in closes its listener", Duration::from_secs(10), closed);
+        wait_until("the stand-in closes its listener", START_WITHIN, closed);
         for (_, connection) in lock(&self.state.connections).drain() {
             // Closed by the other side already, perhaps.
             let _ = connection.shutdown(Shutdown::Both);
@@ -186,7 +201,16 @@ fn serve(connection: &TcpStream, state: &State) -> io::Result<()> {
     connection.set_nodelay(true)?;
     let mut reader = BufReader::new(connection);
     while let Some(request) = read_head(&mut reader)? {
-        lock(&state.seen).push(request.clone());
+        let number = {
+            let mut seen = lock(&state.seen);
+            seen.push(request.clone());
+            seen.len()
+        };
+        if let Fault::HoldAfter(requests) = state.fault()
+            && number > requests
+        {
+            state.wait_while(Fault::HoldAfter(requests));
+        }
         if !answer(&request, &mut reader, connection, state)? {
             return Ok(());
         }
@@ -202,6 +226,7 @@ fn answer(
     state: &State,
 ) -> io::Result<bool> {
     let fault = state.fault();
+    let at_work = AtWork::begin(state);
     if fault == Fault::Hang {
         state.wait_while(Fault::Hang);
         return Ok(false);
@@ -211,7 +236,7 @@ fn answer(
     }
     let length: usize = request.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
-    pass(length, fault, |span| reader.read_exact(&mut body[span]))?;
+    pass(length, fault, state, |span| reader.read_exact(&mut body[span]))?;
     if let Fault::Delay(delay) = fault {
         thread::sleep(delay);
     }
@@ -222,10 +247,11 @@ fn answer(
         Fault::Status(status) => (status, Arc::default()),
         _ => act(request, body, state),
     };
+    drop(at_work);
     let close = if go_on { "" } else { "Connection: close\r\n" };
     write!(connection, "HTTP/1.1 {status} Stand-in\r\nContent-Length: {}\r\n{close}\r\n", blob.len())?;
     if request.method != "HEAD" {
-        pass(blob.len(), fault, |span| connection.write_all(&blob[span]))?;
+        pass(blob.len(), fault, state, |span| connection.write_all(&blob[span]))?;
     }
     Ok(go_on)
 }
@@ -252,14 +278,38 @@ fn act(request: &Seen, body: Vec<u8>, state: &State) -> (u16, Arc<Vec<u8>>) {
     }
 }
 
+/// A request that is being answered.
+struct AtWork<'a>(&'a State);
+
+impl<'a> AtWork<'a> {
+    fn begin(state: &'a State) -> Self {
+        let mut at_work = lock(&state.at_work);
+        at_work.0 += 1;
+        at_work.1 = at_work.1.max(at_work.0);
+        Self(state)
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.at_work).0 -= 1;
+    }
+}
+
 impl State {
     fn fault(&self) -> Fault {
         *lock(&self.fault)
     }
 
     fn wait_while(&self, fault: Fault) {
-        while self.fault() == fault {
-            thread::sleep(Duration::from_millis(10));
+        self.wait_at_most(Duration::MAX, fault);
+    }
+
+    /// Ends early when the fault is another.
+    fn wait_at_most(&self, time: Duration, fault: Fault) {
+        let started = Instant::now();
+        while self.fault() == fault && started.elapsed() < time {
+            thread::sleep(POLL_EVERY.min(time - started.elapsed().min(time)));
         }
     }
 
@@ -282,6 +332,7 @@ fn count(counts: &Mutex<(u64, u64)>, bytes: usize) {
 fn pass(
     length: usize,
     fault: Fault,
+    state: &State,
     mut piece: impl FnMut(std::ops::Range<usize>) -> io::Result<()>,
 ) -> io::Result<()> {
     let end = if let Fault::Cut(after) = fault { length.min(after) } else { length };
@@ -290,7 +341,8 @@ fn pass(
         let stop = end.min(start + PIECE_BYTES);
         piece(start..stop)?;
         if let Fault::Bandwidth(bytes_per_second) = fault {
-            thread::sleep(Duration::from_secs_f64((stop - start) as f64 / bytes_per_second as f64));
+            let time = Duration::from_secs_f64((stop - start) as f64 / bytes_per_second as f64);
+            state.wait_at_most(time, fault);
         }
         start = stop;
     }

@@ -1,7 +1,6 @@
 //! A real queue that is watched and can be made to fail.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -33,12 +32,6 @@ pub struct WatchedQueue {
     pub cancel_delay: Mutex<Duration>,
     /// Calls of [`Queue::claim`].
     pub claims: AtomicUsize,
-    /// Tasks claimed and not yet settled, per target.
-    held: Mutex<HashMap<ServerId, usize>>,
-    /// The most held at once in all.
-    pub most_held: AtomicUsize,
-    /// The most held at once of each target.
-    most_of: Mutex<HashMap<ServerId, usize>>,
     /// Calls of [`Queue::ack`].
     pub acks: AtomicUsize,
     released: AtomicUsize,
@@ -57,18 +50,10 @@ impl WatchedQueue {
             claim_delay: Mutex::new(Duration::ZERO),
             cancel_delay: Mutex::new(Duration::ZERO),
             claims: AtomicUsize::new(0),
-            held: Mutex::new(HashMap::new()),
-            most_held: AtomicUsize::new(0),
-            most_of: Mutex::new(HashMap::new()),
             acks: AtomicUsize::new(0),
             released: AtomicUsize::new(0),
             retried: AtomicUsize::new(0),
         }
-    }
-
-    /// The most that was held at once of one target.
-    pub fn most_of(&self, target: &str) -> usize {
-        self.most_of.lock().get(&target.parse().expect("an id")).copied().unwrap_or(0)
     }
 
     /// Tasks given back uncounted.
@@ -78,26 +63,6 @@ impl WatchedQueue {
 
     fn check(&self) -> Result<(), QueueError> {
         fail_if(&self.down)
-    }
-
-    fn settled(&self, claims: &[Claim]) {
-        let mut held = self.held.lock();
-        for claim in claims {
-            *held.get_mut(&claim.task.to).expect("what is settled was claimed") -= 1;
-        }
-    }
-
-    fn claimed(&self, claims: &[Claim]) {
-        let mut held = self.held.lock();
-        for claim in claims {
-            *held.entry(claim.task.to.clone()).or_default() += 1;
-        }
-        self.most_held.fetch_max(held.values().sum(), SeqCst);
-        let mut most_of = self.most_of.lock();
-        for (target, held) in held.iter() {
-            let most = most_of.entry(target.clone()).or_default();
-            *most = (*most).max(*held);
-        }
     }
 }
 
@@ -118,7 +83,6 @@ impl Queue for WatchedQueue {
         self.claims.fetch_add(1, SeqCst);
         self.check()?;
         let claims = self.inner.claim(want, wait).await?;
-        self.claimed(&claims);
         let delay = *self.claim_delay.lock();
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -137,9 +101,7 @@ impl Queue for WatchedQueue {
         if self.deaf.load(SeqCst) {
             return Err(QueueError::Failed("the test says so".to_owned()));
         }
-        self.inner.ack(claims).await?;
-        self.settled(claims);
-        Ok(())
+        self.inner.ack(claims).await
     }
 
     async fn retry(&self, claim: &Claim, delay: Duration) -> Result<(), QueueError> {
@@ -147,24 +109,18 @@ impl Queue for WatchedQueue {
         let panics = self.panics.lock().as_ref() == Some(&claim.task.key);
         assert!(!panics, "the test says so");
         self.retried.fetch_add(1, SeqCst);
-        self.inner.retry(claim, delay).await?;
-        self.settled(std::slice::from_ref(claim));
-        Ok(())
+        self.inner.retry(claim, delay).await
     }
 
     async fn release(&self, claim: &Claim, delay: Duration) -> Result<(), QueueError> {
         self.check()?;
         self.released.fetch_add(1, SeqCst);
-        self.inner.release(claim, delay).await?;
-        self.settled(std::slice::from_ref(claim));
-        Ok(())
+        self.inner.release(claim, delay).await
     }
 
     async fn bury(&self, claim: &Claim, reason: &str) -> Result<(), QueueError> {
         self.check()?;
-        self.inner.bury(claim, reason).await?;
-        self.settled(std::slice::from_ref(claim));
-        Ok(())
+        self.inner.bury(claim, reason).await
     }
 
     async fn stats(&self) -> Result<QueueStats, QueueError> {
