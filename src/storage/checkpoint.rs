@@ -6,11 +6,12 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, IoSlice, Read},
 };
 
 use super::{
     blocks::crc32c,
+    disk,
     index::{Index, Place, TABLES},
     pread::read_full,
     volume::{SUPERBLOCK_BYTES, Volume},
@@ -70,13 +71,15 @@ pub struct Save<'f> {
     file: &'f File,
     crc: Crc64,
     payload: Vec<u8>,
+    /// Bytes of the file so far, and of them those that were not synced.
+    length: u64,
     unsynced: usize,
 }
 
 impl<'f> Save<'f> {
     /// Begins in an empty file.
     pub fn begin(file: &'f File, origin: &Origin) -> io::Result<Self> {
-        let mut save = Self { file, crc: Crc64::default(), payload: Vec::new(), unsynced: 0 };
+        let mut save = Self { file, crc: Crc64::default(), payload: Vec::new(), length: 0, unsynced: 0 };
         save.payload.extend_from_slice(&MAGIC);
         save.payload.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         save.payload.extend_from_slice(&(TABLES as u32).to_le_bytes());
@@ -104,7 +107,7 @@ impl<'f> Save<'f> {
             self.payload.extend_from_slice(&length.to_le_bytes());
         }
         self.write_frame()?;
-        self.file.sync_all()
+        disk::sync_data(self.file)
     }
 
     fn write_frame(&mut self) -> io::Result<()> {
@@ -112,13 +115,14 @@ impl<'f> Save<'f> {
         self.crc.update(&length);
         self.crc.update(&self.payload);
         self.payload.extend_from_slice(&self.crc.finish().0.to_le_bytes());
-        let mut file = self.file;
-        file.write_all(&length)?;
-        file.write_all(&self.payload)?;
-        self.unsynced += self.payload.len();
+        let mut parts = [IoSlice::new(&length), IoSlice::new(&self.payload)];
+        disk::write_parts_at(self.file, &mut parts, self.length)?;
+        let written = length.len() + self.payload.len();
+        self.length += written as u64;
+        self.unsynced += written;
         self.payload.clear();
         if self.unsynced >= SYNC_BYTES {
-            self.file.sync_data()?;
+            disk::sync_data(self.file)?;
             self.unsynced = 0;
         }
         Ok(())
@@ -250,7 +254,7 @@ impl Frames<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Seek;
+    use std::io::{Seek, Write};
 
     use proptest::prelude::*;
 

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::disk;
+
 /// Removes its file when it is dropped.
 #[derive(Debug)]
 pub struct Doomed(Option<PathBuf>);
@@ -23,7 +25,7 @@ impl Doomed {
     /// Moves the file, still doomed.
     pub fn rename(&mut self, to: &Path) -> io::Result<()> {
         if let Some(path) = &mut self.0 {
-            std::fs::rename(&*path, to)?;
+            disk::rename(path, to)?;
             *path = to.into();
         }
         Ok(())
@@ -42,11 +44,8 @@ impl Drop for Doomed {
 }
 
 fn remove(path: &Path) {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "file left over: the next start removes it");
-        }
-        _ => {}
+    if let Err(error) = disk::already_gone(disk::remove(path)) {
+        tracing::warn!(path = %path.display(), %error, "file left over: the next start removes it");
     }
 }
 

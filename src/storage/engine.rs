@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     Blob, BlobInfo, BlobWriter, Found, Listed, NewBlob, Storage, StorageError, Usage, Written,
-    append::{Tail, Wrap, through_system},
+    append::Tail,
     body::Body,
     commit::{Content, commit},
     compact,
@@ -52,22 +52,17 @@ impl Engine {
     /// Opens a data directory, or makes one of an empty directory. Reads the saved index and what was written since, or
     /// the heads of all records: blocks for as long as that takes.
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Arc<Self>, OpenError> {
-        Self::open_through(dir.as_ref(), options, through_system)
-    }
-
-    /// As [`Engine::open`], writing to volumes through what `wrap` makes.
-    pub(super) fn open_through(dir: &Path, options: Options, wrap: Wrap) -> Result<Arc<Self>, OpenError> {
         options.check()?;
-        let layout = Layout::open(dir)?;
+        let layout = Layout::open(dir.as_ref())?;
         let found = recovery::recover(&layout, &options)?;
         let last = found.volumes.last();
         let end = last.as_ref().map_or((0, 0), |volume| (volume.number, volume.end()));
-        let tail = last.filter(|_| found.goes_on).map(|volume| Tail::resume(volume, wrap));
+        let tail = last.filter(|_| found.goes_on).map(|volume| Tail { volume });
         let (durable_before, unsaved_bytes) = (found.durable_before, found.unsaved_bytes);
         let shared = Arc::new(Shared::new(layout, options, found));
         let (ended_sender, ended) = watch::channel(None);
         let saver = Saver::new(shared.clone(), durable_before, unsaved_bytes);
-        let writer = Writer::new(shared.clone(), saver, tail, end, wrap);
+        let writer = Writer::new(shared.clone(), saver, tail, end);
         let thread = thread::Builder::new()
             .name("storage-writer".to_owned())
             .spawn({

@@ -1,8 +1,6 @@
 //! Tests of the engine on a disk that fails: what was acknowledged stays, what was not is never seen.
 
 use std::{
-    fs::File,
-    io::{self, IoSlice},
     path::Path,
     sync::{
         Arc,
@@ -15,19 +13,13 @@ use rustix::io::Errno;
 
 use super::{
     Before, Engine, Found, NewBlob, Options, Storage, StorageError, SyncMode,
-    append::{AppendFile, Wrap},
     compact_tests::{self, SMALL, VICTIM, check, copy, names_of, rewrite_some, some_volumes},
+    power_cut::recorder::{Change, Recorder},
     rewrite::Stop,
 };
 use crate::model::{Meta, Version};
 
-/// A file that fails as often as its test says.
-struct Failing {
-    file: Arc<File>,
-    faults: &'static Faults,
-}
-
-/// How many of the next calls fail.
+/// How many of the next calls for a volume fail.
 #[derive(Default)]
 struct Faults {
     syncs: AtomicU32,
@@ -36,8 +28,20 @@ struct Faults {
 }
 
 impl Faults {
-    const fn none() -> Self {
-        Self { syncs: AtomicU32::new(0), full_writes: AtomicU32::new(0), cuts: AtomicU32::new(0) }
+    /// Has them come up in that directory, while the recorder lives.
+    fn of(dir: &Path) -> (Arc<Self>, Recorder) {
+        let (faults, recorder) = (Arc::new(Self::default()), Recorder::new(dir));
+        let planned = faults.clone();
+        recorder.fail(move |change, path| {
+            let (left, error) = match change {
+                Change::Sync(_) => (&planned.syncs, Errno::IO),
+                Change::Write { .. } => (&planned.full_writes, Errno::NOSPC),
+                Change::SetLen { .. } => (&planned.cuts, Errno::IO),
+                _ => return None,
+            };
+            (path.starts_with("volumes") && fails(left)).then_some(error)
+        });
+        (faults, recorder)
     }
 }
 
@@ -45,26 +49,8 @@ fn fails(left: &AtomicU32) -> bool {
     left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
-impl AppendFile for Failing {
-    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-        // Short writes, always: the system may do that.
-        let part =
-            parts.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| &part[..part.len().min(7)]);
-        let written = rustix::io::pwritev(&self.file, &[IoSlice::new(part)], offset)?;
-        if fails(&self.faults.full_writes) { Err(Errno::NOSPC.into()) } else { Ok(written) }
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        if fails(&self.faults.syncs) { Err(Errno::IO.into()) } else { self.file.sync_data() }
-    }
-
-    fn truncate(&self, length: u64) -> io::Result<()> {
-        if fails(&self.faults.cuts) { Err(Errno::IO.into()) } else { self.file.set_len(length) }
-    }
-}
-
-fn open(dir: &Path, wrap: Wrap) -> Arc<Engine> {
-    Engine::open_through(dir, Options::default(), wrap).unwrap()
+fn open(dir: &Path) -> Arc<Engine> {
+    Engine::open(dir, Options::default()).unwrap()
 }
 
 async fn put(engine: &Engine, name: &str) -> Result<Before, StorageError> {
@@ -88,13 +74,13 @@ async fn has(engine: &Engine, name: &str) -> bool {
 
 #[tokio::test]
 async fn after_a_failed_sync_the_volume_is_left_and_a_new_one_goes_on() {
-    static FAULTS: Faults = Faults::none();
     let dir = tempfile::tempdir().unwrap();
-    let engine = open(dir.path(), |file| Box::new(Failing { file, faults: &FAULTS }));
+    let (faults, _recorder) = Faults::of(dir.path());
+    let engine = open(dir.path());
     put(&engine, "before").await.unwrap();
     // Not even cutting works: the next volume must say what is valid.
-    FAULTS.syncs.store(1, Ordering::SeqCst);
-    FAULTS.cuts.store(1, Ordering::SeqCst);
+    faults.syncs.store(1, Ordering::SeqCst);
+    faults.cuts.store(1, Ordering::SeqCst);
     assert!(matches!(put(&engine, "failed").await, Err(StorageError::Io { .. })));
     assert!(!has(&engine, "failed").await);
     put(&engine, "after").await.unwrap();
@@ -110,11 +96,11 @@ async fn after_a_failed_sync_the_volume_is_left_and_a_new_one_goes_on() {
 
 #[tokio::test]
 async fn a_disk_that_goes_on_failing_makes_the_engine_read_only() {
-    static FAULTS: Faults = Faults::none();
     let dir = tempfile::tempdir().unwrap();
-    let engine = open(dir.path(), |file| Box::new(Failing { file, faults: &FAULTS }));
+    let (faults, _recorder) = Faults::of(dir.path());
+    let engine = open(dir.path());
     put(&engine, "before").await.unwrap();
-    FAULTS.syncs.store(u32::MAX, Ordering::SeqCst);
+    faults.syncs.store(u32::MAX, Ordering::SeqCst);
     assert!(put(&engine, "failed").await.is_err());
     assert!(matches!(put(&engine, "late").await, Err(StorageError::ReadOnly(_))));
     let key = "before".parse().unwrap();
@@ -126,17 +112,17 @@ async fn a_disk_that_goes_on_failing_makes_the_engine_read_only() {
 
 #[tokio::test]
 async fn a_full_disk_leaves_the_volume_as_it_was() {
-    static FAULTS: Faults = Faults::none();
     let dir = tempfile::tempdir().unwrap();
-    let engine = open(dir.path(), |file| Box::new(Failing { file, faults: &FAULTS }));
+    let (faults, _recorder) = Faults::of(dir.path());
+    let engine = open(dir.path());
     put(&engine, "before").await.unwrap();
     let length = || std::fs::metadata(dir.path().join("volumes/00000001.vol")).unwrap().len();
     let before = length();
-    FAULTS.full_writes.store(1, Ordering::SeqCst);
+    faults.full_writes.store(1, Ordering::SeqCst);
     assert!(matches!(put(&engine, "failed").await, Err(StorageError::Full)));
     assert_eq!(length(), before);
     // A delete gets the reserve.
-    FAULTS.full_writes.store(1, Ordering::SeqCst);
+    faults.full_writes.store(1, Ordering::SeqCst);
     let deleted = engine.delete(&"before".parse().unwrap(), Version::from_parts(2, 1)).await.unwrap();
     assert_eq!(deleted.before, Before::Older { length: 600 });
     // There is space after all: the reserve comes back, and blobs are taken again.
@@ -152,15 +138,15 @@ fn compacted() -> Options {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compaction_that_cannot_write_moves_nothing_out_of_sight() {
-    static FAULTS: Faults = Faults::none();
-    for fault in [&FAULTS.syncs, &FAULTS.full_writes] {
+    for a_sync in [true, false] {
         let dir = tempfile::tempdir().unwrap();
-        let wrap: Wrap = |file| Box::new(Failing { file, faults: &FAULTS });
-        let engine = Engine::open_through(dir.path(), compacted(), wrap).unwrap();
+        let (faults, _recorder) = Faults::of(dir.path());
+        let engine = Engine::open(dir.path(), compacted()).unwrap();
         let model = some_volumes(&engine).await;
         let names = names_of(&model);
         // A group that finds no room is tried one by one: all of them find none.
-        fault.store(if std::ptr::eq(fault, &FAULTS.syncs) { 1 } else { u32::MAX }, Ordering::SeqCst);
+        let (fault, times) = if a_sync { (&faults.syncs, 1) } else { (&faults.full_writes, u32::MAX) };
+        fault.store(times, Ordering::SeqCst);
         let stopped = rewrite_some(&engine, VICTIM, usize::MAX).await;
         assert!(matches!(stopped, Err(Stop::LeaveAlone(_))), "{stopped:?}");
         check(&engine, &model, &names, false).await;
@@ -174,14 +160,14 @@ async fn a_compaction_that_cannot_write_moves_nothing_out_of_sight() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_never_acknowledged_stays_out_of_sight_when_the_volume_that_says_so_goes() {
-    static FAULTS: Faults = Faults::none();
     let home = tempfile::tempdir().unwrap();
     let (live, copied, crashed) = (home.path().join("1"), home.path().join("2"), home.path().join("3"));
-    let wrap: Wrap = |file| Box::new(Failing { file, faults: &FAULTS });
-    let engine = Engine::open_through(&live, compacted(), wrap).unwrap();
+    std::fs::create_dir(&live).unwrap();
+    let (faults, _recorder) = Faults::of(&live);
+    let engine = Engine::open(&live, compacted()).unwrap();
     put(&engine, "before").await.unwrap();
-    FAULTS.syncs.store(1, Ordering::SeqCst);
-    FAULTS.cuts.store(1, Ordering::SeqCst);
+    faults.syncs.store(1, Ordering::SeqCst);
+    faults.cuts.store(1, Ordering::SeqCst);
     assert!(put(&engine, "failed").await.is_err());
     for n in 1..30 {
         compact_tests::put(&engine, "filler", n, SMALL as usize).await.unwrap();

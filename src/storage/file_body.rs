@@ -1,16 +1,12 @@
 //! A blob that gets a file of its own, while it is received.
 
-use std::{
-    fs::File,
-    io::{self, Write},
-    sync::Arc,
-};
+use std::{fs::File, io, sync::Arc};
 
 use bytes::BytesMut;
 
 use super::{
-    StorageError, SyncMode, doomed::Doomed, health::write_error, layout::sync_folder, record::FileRef,
-    shared::Shared, whole::Encoder,
+    StorageError, SyncMode, disk, doomed::Doomed, health::write_error, record::FileRef, shared::Shared,
+    whole::Encoder,
 };
 
 /// Bytes are collected up to here before they are written; such a blob takes twice that at most.
@@ -24,6 +20,8 @@ pub struct FileBody {
     path: Doomed,
     encoder: Encoder,
     pending: BytesMut,
+    /// Bytes of the file that are written.
+    written: u64,
     length: u64,
 }
 
@@ -33,12 +31,13 @@ impl FileBody {
         let id = shared.next_file();
         let path = shared.layout.tmp(id);
         let (file, path) = blocking(&shared, "make a file for a blob", move || {
-            let file = File::options().create_new(true).write(true).open(&path)?;
+            let file = disk::create_new(&path)?;
             Ok((file, Doomed::new(path)))
         })
         .await?;
         let encoder = Encoder::default();
-        Ok(Self { shared, id, file: Arc::new(file), path, encoder, pending: BytesMut::new(), length: 0 })
+        let file = Arc::new(file);
+        Ok(Self { shared, id, file, path, encoder, pending: BytesMut::new(), written: 0, length: 0 })
     }
 
     /// Takes the next bytes.
@@ -55,8 +54,10 @@ impl FileBody {
 
     async fn write_pending(&mut self) -> Result<(), StorageError> {
         let (file, mut pending) = (self.file.clone(), std::mem::take(&mut self.pending));
+        let offset = self.written;
+        self.written += pending.len() as u64;
         self.pending = blocking(&self.shared, "write a blob's file", move || {
-            (&*file).write_all(&pending)?;
+            disk::write_at(&file, &pending, offset)?;
             pending.clear();
             Ok(pending)
         })
@@ -68,20 +69,20 @@ impl FileBody {
     pub async fn finish(mut self) -> Result<(FileRef, Doomed), StorageError> {
         self.encoder.finish(&mut self.pending);
         let reference = FileRef { id: self.id, length: self.length };
-        let Self { shared, id, file, mut path, pending, .. } = self;
+        let Self { shared, id, file, mut path, pending, written, .. } = self;
         let (to, folder) = (shared.layout.blob(id), shared.layout.blob_folder(id));
         let durable = shared.options.sync != SyncMode::Never;
         let layout = shared.clone();
         let path = blocking(&shared, "finish a blob's file", move || {
-            (&*file).write_all(&pending)?;
+            disk::write_at(&file, &pending, written)?;
             if durable {
                 // Before the rename, or a crash could leave the name without the bytes.
-                file.sync_data()?;
+                disk::sync_data(&file)?;
             }
             layout.layout.make_blob_folder(id)?;
             path.rename(&to)?;
             if durable {
-                sync_folder(&folder)?;
+                disk::sync_folder(&folder)?;
             }
             Ok(path)
         })

@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::layout::sync_folder;
+use super::disk;
 
 /// The saved index, and the one that is being written.
 #[derive(Debug)]
@@ -42,27 +42,27 @@ impl IndexFile {
 
     /// An empty file for the next one.
     pub fn create(&self) -> io::Result<File> {
-        File::create(&self.new)
+        disk::create_empty(&self.new)
     }
 
     /// The next one, written and synced, takes the place of the last one, durably.
     pub fn keep_new(&self) -> io::Result<()> {
         let length = fs::metadata(&self.new)?.len();
-        fs::rename(&self.new, &self.path)?;
+        disk::rename(&self.new, &self.path)?;
         self.bytes.store(length, Ordering::Relaxed);
-        sync_folder(&self.root)
+        disk::sync_folder(&self.root)
     }
 
     /// Removes what was written of the next one, if anything.
     pub fn drop_new(&self) {
         // What cannot be removed is written over by the next one.
-        let _ = fs::remove_file(&self.new);
+        let _ = disk::remove(&self.new);
     }
 
     /// Removes the saved one, durably.
     pub fn remove(&self) -> io::Result<()> {
-        fs::remove_file(&self.path)?;
+        disk::remove(&self.path)?;
         self.bytes.store(0, Ordering::Relaxed);
-        sync_folder(&self.root)
+        disk::sync_folder(&self.root)
     }
 }

@@ -12,15 +12,14 @@
 //! ```
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{index_file::IndexFile, options::OpenError, record::FileRef, whole};
+use super::{disk, index_file::IndexFile, options::OpenError, record::FileRef, whole};
 use crate::{
     daemon::{LockedFile, unix_ms},
     model::Version,
@@ -103,7 +102,7 @@ impl Layout {
 
     fn empty_tmp(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.root.join("tmp"))? {
-            fs::remove_file(entry?.path())?;
+            disk::remove(&entry?.path())?;
         }
         Ok(())
     }
@@ -143,11 +142,9 @@ impl Layout {
         if is_durable.load(Ordering::Acquire) {
             return Ok(());
         }
-        match fs::create_dir(self.blob_folder(id)) {
-            // Somebody else may have made it just now and not synced it yet.
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => sync_folder(&self.root.join("blobs"))?,
-        }
+        disk::already_there(disk::create_folder(&self.blob_folder(id)))?;
+        // Even if it was there: somebody else may have made it just now and not synced it yet.
+        disk::sync_folder(&self.root.join("blobs"))?;
         is_durable.store(true, Ordering::Release);
         Ok(())
     }
@@ -214,12 +211,7 @@ impl Layout {
 
 fn lock(root: &Path) -> Result<LockedFile, OpenError> {
     let context = || format!("lock {}", root.display());
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(root.join(LOCK))
-        .map_err(OpenError::io(context()))?;
+    let file = disk::create(&root.join(LOCK)).map_err(OpenError::io(context()))?;
     LockedFile::try_new(file).map_err(OpenError::io(context()))?.ok_or_else(|| OpenError::Locked(root.into()))
 }
 
@@ -278,12 +270,12 @@ fn make(root: &Path) -> Result<Marker, OpenError> {
         hash_seed: fastrand::u64(..),
     };
     for name in FOLDERS {
-        fs::create_dir_all(root.join(name)).map_err(OpenError::io(context()))?;
+        disk::already_there(disk::create_folder(&root.join(name))).map_err(OpenError::io(context()))?;
     }
     let text = serde_json::to_vec(&marker).map_err(|error| OpenError::io(context())(error.into()))?;
     write_durably(root, MARKER, &text).map_err(OpenError::io(context()))?;
     if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        sync_folder(parent).map_err(OpenError::io(context()))?;
+        disk::sync_folder(parent).map_err(OpenError::io(context()))?;
     }
     Ok(marker)
 }
@@ -291,21 +283,11 @@ fn make(root: &Path) -> Result<Marker, OpenError> {
 /// Replaces a small file so that after a crash it is either the old or the new one.
 fn write_durably(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let new = folder.join(format!("{name}{NEW_SUFFIX}"));
-    let mut file = File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, folder.join(name))?;
-    sync_folder(folder)
-}
-
-/// For what is done to a file that may be gone: that it is gone is as good.
-pub fn already_gone(done: io::Result<()>) -> io::Result<()> {
-    done.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
-}
-
-/// Makes durable that files were created in, renamed into or removed from a folder.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    let file = disk::create_empty(&new)?;
+    disk::write_at(&file, bytes, 0)?;
+    disk::sync_data(&file)?;
+    disk::rename(&new, &folder.join(name))?;
+    disk::sync_folder(folder)
 }
 
 #[cfg(test)]

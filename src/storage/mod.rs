@@ -4,7 +4,7 @@
 //!
 //! The engine keeps small blobs in volumes, which only grow, and others in files of their own. From the bytes up:
 //! - `record`, `pairs`, `blocks`, `whole`: the format, pure (`docs/format.md` draws it)
-//! - `layout`, `volume`, `append`, `reserve`, `doomed`, `scan`: files
+//! - `disk`: every change to the file system; `layout`, `volume`, `append`, `reserve`, `doomed`, `scan`: files
 //! - `slot`, `table`, `index`, `lookup`, `decide`, `damage`, `totals`: what is where, and which write of a key stays
 //! - `body`, `file_body`, `budget`, `commit`, `queue`, `writer`, `health`: writing
 //! - `reader`, `buffers`, `pread`, `list`: reading
@@ -26,6 +26,7 @@ mod compact_model;
 mod compact_tests;
 mod damage;
 mod decide;
+mod disk;
 mod doomed;
 mod engine;
 #[cfg(test)]
@@ -40,6 +41,8 @@ mod lookup;
 mod opened;
 mod options;
 mod pairs;
+#[cfg(test)]
+mod power_cut;
 mod pread;
 mod queue;
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! The volumes as a start finds them: which there are, and what of them is valid.
 
-use std::{fs, sync::Arc};
+use std::sync::Arc;
 
 use super::{
+    disk,
     index::Place,
-    layout::{Layout, sync_folder},
+    layout::Layout,
     options::OpenError,
-    volume::{SUPERBLOCK_BYTES, Superblock, SuperblockError, Volume, open_file},
+    volume::{SUPERBLOCK_BYTES, Superblock, SuperblockError, Volume},
 };
 
 /// A volume, and what is known of it without reading its records.
@@ -43,8 +44,8 @@ pub fn open_volumes(layout: &Layout) -> Result<Vec<Opened>, OpenError> {
         if begun_only && Some(number) == last {
             // The superblock is durable before the first record is written: there is none.
             tracing::warn!(volume = number, "a volume that was only begun is removed");
-            fs::remove_file(layout.volume(number))
-                .and_then(|()| sync_folder(&layout.volumes()))
+            disk::remove(&layout.volume(number))
+                .and_then(|()| disk::sync_folder(&layout.volumes()))
                 .map_err(OpenError::io(format!("remove volume {number}")))?;
             continue;
         }
@@ -68,7 +69,7 @@ fn open_volume(layout: &Layout, number: u32) -> Result<Opened, OpenError> {
         return Err(refuse(format!("volumes have numbers from 1 to {}", Place::MAX_VOLUME)));
     }
     let io_error = || OpenError::io(format!("open volume {number}"));
-    let file = open_file(&path).map_err(io_error())?;
+    let file = disk::open(&path).map_err(io_error())?;
     let length = file.metadata().map_err(io_error())?.len();
     if length >> 40 != 0 {
         return Err(refuse("longer than any volume".to_owned()));

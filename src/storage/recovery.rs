@@ -6,10 +6,11 @@
 //! a later record says that everything before it was synced: then it is damage, and stays to be reported. What is
 //! left of unfinished writes is cut off, or covered with a gap where whole records follow.
 
-use std::{collections::HashMap, fs, io, os::unix::fs::FileExt};
+use std::{collections::HashMap, io};
 
 use super::{
     damage::Damage,
+    disk,
     index::{Entry, Index, Place},
     layout::{CleanPoint, Layout},
     lookup::{Facts, current},
@@ -184,10 +185,10 @@ impl<'a> Recovery<'a> {
         volume.set_end(end);
         if end != length {
             tracing::warn!(volume = volume.number, from = end, to = length, "an unfinished write is cut off");
-            volume.file.set_len(end)?;
+            disk::set_len(&volume.file, end)?;
         }
         // What is shown from now on must be durable, whoever wrote it.
-        volume.file.sync_all()?;
+        disk::sync_all(&volume.file)?;
         self.layout.save_clean_point(CleanPoint { volume: volume.number, length: end })
     }
 
@@ -254,7 +255,7 @@ impl<'a> Recovery<'a> {
         let mut start = gap.start;
         while gap.end - start >= FIXED_BYTES as u64 {
             let data_len = (gap.end - start - FIXED_BYTES as u64).min(u64::from(u32::MAX));
-            volume.file.write_all_at(&gap_head(&volume.seal, start, data_len as u32), start)?;
+            disk::write_at(&volume.file, &gap_head(&volume.seal, start, data_len as u32), start)?;
             start += FIXED_BYTES as u64 + data_len;
         }
         Ok(())
@@ -312,7 +313,7 @@ impl<'a> Recovery<'a> {
         }
         for id in on_disk.into_keys() {
             tracing::info!(file = format!("{id:016x}"), "a file that no record names is removed");
-            fs::remove_file(self.layout.blob(id))?;
+            disk::remove(&self.layout.blob(id))?;
         }
         Ok(next)
     }

@@ -1,15 +1,8 @@
 //! Disk space that is kept aside and given up when the disk is full, so that deletes still work.
 
-use std::{
-    fs::{self, File},
-    io::{self, Write},
-    path::{Path, PathBuf},
-};
+use std::{io, path::PathBuf};
 
-use rustix::{fs::FallocateFlags, io::Errno};
-
-/// Written at once where the file system cannot set space aside without writing.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+use super::disk;
 
 /// The reserve; while it is given up, only deletes are written.
 #[derive(Debug)]
@@ -36,7 +29,7 @@ impl Reserve {
 
     /// Gives the space up; `false` if there was none to give.
     pub fn release(&mut self) -> bool {
-        let released = self.held && self.bytes > 0 && fs::remove_file(&self.path).is_ok();
+        let released = self.held && self.bytes > 0 && disk::remove(&self.path).is_ok();
         if released {
             tracing::warn!("the disk is full: the reserve was given up for deletes");
             self.held = false;
@@ -54,35 +47,21 @@ impl Reserve {
 
     fn hold(&mut self) -> io::Result<()> {
         if self.bytes > 0 {
-            allocate(&self.path, self.bytes).inspect_err(|_| {
-                // A part of it would be space that nobody can use.
-                let _ = fs::remove_file(&self.path);
-            })?;
+            disk::create(&self.path).and_then(|file| disk::set_aside(&file, self.bytes)).inspect_err(
+                |_| {
+                    // A part of it would be space that nobody can use.
+                    let _ = disk::remove(&self.path);
+                },
+            )?;
         }
         self.held = true;
         Ok(())
     }
 }
 
-fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
-    let mut file = File::options().create(true).truncate(false).write(true).open(path)?;
-    match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
-        Ok(()) => return file.set_len(bytes),
-        Err(Errno::OPNOTSUPP) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let mut left = bytes as usize;
-    while left > 0 {
-        let now = left.min(ZEROS.len());
-        file.write_all(&ZEROS[..now])?;
-        left -= now;
-    }
-    file.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
+    use std::{fs, os::unix::fs::MetadataExt};
 
     use super::*;
 

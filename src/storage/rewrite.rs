@@ -9,9 +9,9 @@
 //! 5. Tombstones that nobody needs any more and went with it are forgotten.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
-    os::unix::fs::FileExt,
+    path::Path,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -19,14 +19,13 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{
-    StorageError, SyncMode,
+    StorageError, SyncMode, disk,
     index::{Entry, Place},
-    layout::{already_gone, sync_folder},
     pread::{is_unreadable, read_full},
     record::{Head, Kind},
     scan::{Scan, Step},
     shared::Shared,
-    volume::{SUPERBLOCK_BYTES, Superblock, Volume, open_file},
+    volume::{SUPERBLOCK_BYTES, Superblock, Volume},
     writer::{Done, Forget, Job, Request},
 };
 use crate::model::{Checksum, Key};
@@ -225,13 +224,13 @@ impl Rewrite<'_> {
         self.pay(0)?;
         let path = shared.layout.volume(number);
         // A try before this one may have come to an end behind the removal.
-        already_gone(cut(&path, self.volume.end())).map_err(failed("cut it"))?;
+        disk::already_gone(cut(&path, self.volume.end())).map_err(failed("cut it"))?;
         self.pay(0)?;
         link.write(shared).map_err(failed("write the next volume's superblock"))?;
         self.pay(0)?;
-        already_gone(fs::remove_file(&path)).map_err(failed("remove it"))?;
+        disk::already_gone(disk::remove(&path)).map_err(failed("remove it"))?;
         self.pay(0)?;
-        sync_folder(&shared.layout.volumes()).map_err(failed("sync the folder of volumes"))?;
+        disk::sync_folder(&shared.layout.volumes()).map_err(failed("sync the folder of volumes"))?;
         for tombstones in std::mem::take(&mut self.tombstones).chunks(CHUNK_RECORDS) {
             self.forget(tombstones.to_vec())?;
         }
@@ -255,17 +254,17 @@ fn sync_after(shared: &Shared, number: u32) -> io::Result<()> {
     for volume in shared.volumes.all().iter().filter(|volume| volume.number > number) {
         shared.sync_volume(volume.number)?;
     }
-    sync_folder(&shared.layout.volumes())
+    disk::sync_folder(&shared.layout.volumes())
 }
 
 /// Cuts off what was never acknowledged, durably.
-fn cut(path: &std::path::Path, end: u64) -> io::Result<()> {
-    let file = open_file(path)?;
+fn cut(path: &Path, end: u64) -> io::Result<()> {
+    let file = disk::open(path)?;
     if file.metadata()?.len() > end {
-        file.set_len(end)?;
+        disk::set_len(&file, end)?;
     }
     // It may have been cut before, and that not be durable.
-    file.sync_all()
+    disk::sync_all(&file)
 }
 
 /// The superblock after a volume, as it must be when that volume is gone.
@@ -293,9 +292,9 @@ impl Link {
     fn write(&self, shared: &Shared) -> io::Result<()> {
         let Self(superblock) = self;
         // One sector, which a disk writes whole or not at all. Opened anew: see [`Shared::sync_volume`].
-        let file = open_file(&shared.layout.volume(superblock.number))?;
-        file.write_all_at(&superblock.encode(), 0)?;
-        file.sync_data()
+        let file = disk::open(&shared.layout.volume(superblock.number))?;
+        disk::write_at(&file, &superblock.encode(), 0)?;
+        disk::sync_data(&file)
     }
 }
 

@@ -13,8 +13,8 @@ use std::{
 
 use super::{
     checkpoint::{Extent, Origin, PROBE, Save, mark},
+    disk,
     index::{Place, TABLES},
-    layout::{already_gone, sync_folder},
     shared::Shared,
     slot::SLOT_BYTES,
 };
@@ -180,7 +180,7 @@ fn extent(shared: &Shared) -> io::Result<Extent> {
 fn sync_volumes(shared: &Shared, first: u32) -> io::Result<()> {
     for volume in shared.volumes.all().iter().filter(|volume| volume.number >= first) {
         // One that is gone was removed after its records were moved.
-        already_gone(shared.sync_volume(volume.number))?;
+        disk::already_gone(shared.sync_volume(volume.number))?;
     }
-    sync_folder(&shared.layout.volumes())
+    disk::sync_folder(&shared.layout.volumes())
 }

@@ -15,6 +15,7 @@ use super::{
     budget::Budget,
     compact::{self, Compaction},
     damage::Damage,
+    disk,
     health::Health,
     index::Index,
     layout::Layout,
@@ -23,7 +24,7 @@ use super::{
     pread::Reads,
     queue::Queue,
     totals::Totals,
-    volume::{Volumes, open_file},
+    volume::Volumes,
     writer::{Done, Job, Request},
 };
 use crate::model::Key;
@@ -140,8 +141,8 @@ impl Shared {
     /// Makes durable what was written to a volume, behind the writer's back.
     pub fn sync_volume(&self, number: u32) -> io::Result<()> {
         // Opened anew: the error of a failed sync is told once to each who has the file open, and the writer needs its own.
-        let file = open_file(&self.layout.volume(number))?;
-        file.sync_data().inspect_err(|error| {
+        let file = disk::open(&self.layout.volume(number))?;
+        disk::sync_data(&file).inspect_err(|error| {
             // Where the writer syncs, it is told too, and goes on in a new volume. Else nobody is told again: asked once
             // more, the system may say that all is well.
             if self.options.sync == SyncMode::Never {

@@ -6,7 +6,6 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -171,11 +170,6 @@ impl Volume {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Opens a volume's file for reading, and for the writer to go on with.
-pub fn open_file(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).open(path)
 }
 
 /// All volumes, by number.

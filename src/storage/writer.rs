@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     Before, StorageError, SyncMode,
-    append::{AppendError, Tail, Wrap},
+    append::{AppendError, Tail},
     budget::Reservation,
     decide::{Verdict, decide},
     doomed::Doomed,
@@ -159,7 +159,6 @@ pub struct Writer {
     tail: Option<Tail>,
     /// The last volume that was begun, and how much of it is valid.
     last: (u32, u64),
-    wrap: Wrap,
     failed_volumes: u32,
     /// Of keys that are already in the group being written.
     carried: Vec<Request>,
@@ -170,7 +169,7 @@ pub struct Writer {
 
 impl Writer {
     /// A writer that goes on where `tail` ends, or begins the first volume with the first write.
-    pub fn new(shared: Arc<Shared>, saver: Saver, tail: Option<Tail>, last: (u32, u64), wrap: Wrap) -> Self {
+    pub fn new(shared: Arc<Shared>, saver: Saver, tail: Option<Tail>, last: (u32, u64)) -> Self {
         let reserve = Reserve::open(shared.layout.reserve(), shared.options.reserve_bytes);
         Self {
             shared,
@@ -178,7 +177,6 @@ impl Writer {
             reserve,
             tail,
             last,
-            wrap,
             failed_volumes: 0,
             carried: Vec::new(),
             expected: 0,
@@ -417,7 +415,7 @@ impl Writer {
         let layout = &self.shared.layout;
         let superblock =
             Superblock { store: layout.store, number, previous, previous_length, created_ms: unix_ms() };
-        let tail = Tail::create(layout, &superblock, self.wrap, self.durable())?;
+        let tail = Tail::create(layout, &superblock, self.durable())?;
         self.shared.volumes.add(tail.volume.clone());
         self.last = (number, tail.end());
         self.tail = Some(tail);
