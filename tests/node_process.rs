@@ -172,6 +172,46 @@ fn a_stop_finishes_uploads_and_the_next_start_has_them() {
 }
 
 #[test]
+fn with_several_disks_a_lost_one_loses_only_its_blobs() {
+    let home = tempfile::tempdir().unwrap();
+    let path = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    let (port, disks) = (free_port(), ["a", "b", "c"].map(path));
+    let [first, second, third] = &disks;
+    let args = [first, "127.0.0.1", &port.to_string(), "--disk", second, "--disk", third];
+    let (node, addr) = (Daemon::start(PROGRAM, args), format!("127.0.0.1:{port}"));
+    node.wait_ready(&addr);
+    let keys: Vec<String> = (0..60).map(|n| format!("/k{n}")).collect();
+    for key in &keys {
+        assert_eq!(Request::put(&addr, key, key.clone()).send_blocking().unwrap().status, 201);
+    }
+    let statuses = || -> Vec<u16> { keys.iter().map(|key| read(&addr, key).status).collect() };
+    let failed_disks = || {
+        let stats: serde_json::Value = serde_json::from_str(&read(&addr, "/stats").text()).unwrap();
+        stats["failed_disks"].as_u64().unwrap()
+    };
+    node.kill();
+    // Its mount point is what is left.
+    std::fs::rename(second, path("away")).unwrap();
+    std::fs::create_dir(second).unwrap();
+    node.restart();
+    node.wait_ready(&addr);
+    let found = statuses();
+    let lost = found.iter().filter(|status| **status == 503).count();
+    assert!(
+        lost > 0 && found.iter().filter(|status| **status == 200).count() == keys.len() - lost,
+        "{found:?}"
+    );
+    assert_eq!(failed_disks(), 1);
+    node.kill();
+    std::fs::remove_dir(second).expect("nothing was put where the disk belongs");
+    std::fs::rename(path("away"), second).unwrap();
+    node.restart();
+    node.wait_ready(&addr);
+    assert!(statuses().iter().all(|status| *status == 200));
+    assert_eq!(failed_disks(), 0);
+}
+
+#[test]
 fn misuse_exits_2_and_failure_1() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap();

@@ -15,6 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXAMPLES: &str = "\
 Examples:
   backpack-node /var/lib/backpack 127.0.0.1 10001
+  backpack-node /disk1/backpack 127.0.0.1 10001 --disk /disk2/backpack --disk /disk3/backpack
   backpack-node /var/lib/backpack 10.0.0.7 10001 --id 1 --zk zk1:2181,zk2:2181 --root /backpack
   curl -T photo.jpg http://127.0.0.1:10001/photos/1.jpg
   curl -O http://127.0.0.1:10001/photos/1.jpg";

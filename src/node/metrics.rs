@@ -68,6 +68,7 @@ impl Metrics {
         set("backpack_node_disk_bytes", usage.disk_bytes);
         set("backpack_node_free_bytes", usage.free_bytes);
         set("backpack_node_damaged_blobs", usage.damaged);
+        set("backpack_node_failed_disks", usage.failed_disks);
         set("backpack_node_read_only", u64::from(usage.read_only.is_some()));
         set("backpack_node_compaction_paused", u64::from(usage.compaction_paused));
         let count =

@@ -75,7 +75,7 @@ impl Refusal {
             Self::Storage(error) => match error {
                 StorageError::Full => StatusCode::INSUFFICIENT_STORAGE,
                 StorageError::Damaged(_) => StatusCode::NOT_FOUND,
-                StorageError::ReadOnly(_) => StatusCode::SERVICE_UNAVAILABLE,
+                StorageError::ReadOnly(_) | StorageError::Lost(_) => StatusCode::SERVICE_UNAVAILABLE,
                 StorageError::WrongLength { .. } => StatusCode::BAD_REQUEST,
                 StorageError::Io { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             },
@@ -93,8 +93,10 @@ impl Refusal {
             Self::Storage(error @ (StorageError::Io { .. } | StorageError::Damaged(_))) => {
                 tracing::error!(request_id = %id, %key, %error, "storage failed");
             }
-            Self::Storage(error @ (StorageError::Full | StorageError::ReadOnly(_))) => {
-                tracing::warn!(request_id = %id, %key, %error, "write refused");
+            Self::Storage(
+                error @ (StorageError::Full | StorageError::ReadOnly(_) | StorageError::Lost(_)),
+            ) => {
+                tracing::warn!(request_id = %id, %key, %error, "refused");
             }
             other => tracing::debug!(request_id = %id, %key, reason = %other, "refused"),
         }
@@ -109,6 +111,7 @@ impl Refusal {
                 error(status, "the storage failed; the node's log says why")
             }
             Self::Storage(StorageError::Damaged(_)) => error(status, "the blob is damaged on this server"),
+            Self::Storage(StorageError::Lost(_)) => error(status, "a disk of this server is lost"),
             other => error(status, other),
         };
         self.write_to(answer.headers_mut());
@@ -126,7 +129,7 @@ impl Refusal {
             Self::Storage(StorageError::Damaged(_)) => {
                 to.insert(headers::DAMAGED, HeaderValue::from_static("1"));
             }
-            Self::Storage(StorageError::ReadOnly(_)) => {
+            Self::Storage(StorageError::ReadOnly(_) | StorageError::Lost(_)) => {
                 to.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
             }
             _ => {}

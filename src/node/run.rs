@@ -14,7 +14,7 @@ use crate::{
     cluster::{self, StoreArgs},
     daemon::{Shutdown, shutdown::DEFAULT_DRAIN},
     model::ServerId,
-    storage::{Engine, Options, Storage},
+    storage::{Options, Storage, open_disks},
 };
 
 /// What `backpack-node` is told.
@@ -23,6 +23,16 @@ pub struct Args {
     /// Where the blobs are kept: an empty directory, or one of a node
     #[arg(env = "BACKPACK_NODE_DATA_DIR")]
     pub data_dir: PathBuf,
+
+    /// Another directory for blobs, on a disk of its own; may be given again. A lost disk then loses only its blobs. Give
+    /// all directories at every start
+    #[arg(long = "disk", env = "BACKPACK_NODE_DISKS", value_delimiter = ',', value_name = "DIR")]
+    pub disks: Vec<PathBuf>,
+
+    /// Go on for good without the disks that are missing. Their blobs are gone from this node; the shards' other servers
+    /// have them
+    #[arg(long)]
+    pub forget_lost_disks: bool,
 
     /// Address or host name to listen on, and no other; 0.0.0.0 for all of IPv4
     #[arg(env = "BACKPACK_NODE_LISTEN_HOST")]
@@ -92,19 +102,24 @@ impl Args {
 pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let (limits, live) = (args.config.limits(), args.live()?);
     // Opened before the port: whoever is refused goes to the next server, whoever is let in and waits does not.
-    let storage = open(args.data_dir, args.config.storage()).await?;
+    let dirs = [vec![args.data_dir], args.disks].concat();
+    let storage = open(dirs, args.config.storage(), args.forget_lost_disks).await?;
     let (host, port) = (args.listen_host.trim_matches(['[', ']']), args.listen_port);
     let listener =
         TcpListener::bind((host, port)).await.with_context(|| format!("listen on {host}, port {port}"))?;
     serve(listener, Deps { storage, limits, live }, shutdown).await.context("close the storage")
 }
 
-async fn open(dir: PathBuf, options: Options) -> anyhow::Result<Arc<dyn Storage>> {
+async fn open(
+    dirs: Vec<PathBuf>,
+    options: Options,
+    forget_lost_disks: bool,
+) -> anyhow::Result<Arc<dyn Storage>> {
     let started = Instant::now();
-    let opening = tokio::task::spawn_blocking(move || Engine::open(dir, options));
-    let engine = opening.await.map_err(|_| anyhow!("the start of the storage panicked"))??;
-    let usage = engine.usage();
+    let opening = tokio::task::spawn_blocking(move || open_disks(&dirs, &options, forget_lost_disks));
+    let storage = opening.await.map_err(|_| anyhow!("the start of the storage panicked"))??;
+    let usage = storage.usage();
     let seconds = started.elapsed().as_secs_f64();
     tracing::info!(blobs = usage.blobs, blob_bytes = usage.blob_bytes, seconds, "storage is open");
-    Ok(engine)
+    Ok(storage)
 }

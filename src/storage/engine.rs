@@ -88,6 +88,17 @@ impl Engine {
         Ok(())
     }
 
+    /// The storage's id, which does not change.
+    pub(super) fn id(&self) -> Version {
+        Version::from_bytes(self.shared.layout.store)
+    }
+
+    /// Whether something may be stored under the key; `false` is sure, and costs no read.
+    pub(super) fn may_hold(&self, key: &Key) -> bool {
+        let hash = self.shared.hash(key.as_str().as_bytes());
+        self.shared.index.candidates(hash).iter().next().is_some()
+    }
+
     /// Bytes of memory the index takes.
     pub fn index_bytes(&self) -> u64 {
         self.shared.index.memory_bytes()
@@ -235,6 +246,7 @@ impl Storage for Engine {
             compaction_paused: compaction.is_paused(),
             memory_reads,
             disk_reads,
+            failed_disks: 0,
             read_only: shared.health.read_only(),
         }
     }

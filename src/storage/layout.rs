@@ -259,6 +259,15 @@ fn read_marker(root: &Path, bytes: &[u8]) -> Result<Marker, OpenError> {
     Ok(marker)
 }
 
+/// The id of the storage in a directory, without opening it; `None` if there is none yet.
+pub fn id_of(root: &Path) -> Result<Option<Version>, OpenError> {
+    match fs::read(root.join(MARKER)) {
+        Ok(bytes) => Ok(Some(read_marker(root, &bytes)?.id)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(OpenError::io(format!("open {}", root.display()))(error)),
+    }
+}
+
 /// The marker comes last: while it is missing, a next start begins again.
 fn make(root: &Path) -> Result<Marker, OpenError> {
     refuse_strangers(root)?;
@@ -281,7 +290,7 @@ fn make(root: &Path) -> Result<Marker, OpenError> {
 }
 
 /// Replaces a small file so that after a crash it is either the old or the new one.
-fn write_durably(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub fn write_durably(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let new = folder.join(format!("{name}{NEW_SUFFIX}"));
     let file = disk::create_empty(&new)?;
     disk::write_at(&file, bytes, 0)?;

@@ -11,6 +11,7 @@
 //! - `compact`, `rewrite`, `tombstones`: giving back space
 //! - `checkpoint`, `index_file`, `saver`: the saved index; `opened`, `restore`, `recovery`: the start
 //! - `shared`, `options`, `engine`: all of it together
+//! - `disk_set`: several engines, each on a disk of its own, as one
 
 mod append;
 mod blocks;
@@ -27,6 +28,7 @@ mod compact_tests;
 mod damage;
 mod decide;
 mod disk;
+mod disk_set;
 mod doomed;
 mod engine;
 #[cfg(test)]
@@ -64,6 +66,7 @@ mod volume;
 mod whole;
 mod writer;
 
+pub use disk_set::open as open_disks;
 pub use engine::Engine;
 pub use options::{
     DEFAULT_BUFFER_BYTES, DEFAULT_COMPACT_BYTES_PER_SECOND, DEFAULT_COMPACT_DEAD_RATIO,
@@ -88,6 +91,9 @@ pub enum StorageError {
     /// The engine takes no writes (a failed fsync, a read-only disk). Reads go on.
     #[error("the storage is read-only: {0}")]
     ReadOnly(String),
+    /// The disk that may hold it is not there.
+    #[error("the disk at {0} is lost")]
+    Lost(String),
     /// The body ended before its announced length, or went on after it. Nothing was stored.
     #[error("the body has {got} bytes, {announced} were announced")]
     WrongLength {
@@ -125,6 +131,16 @@ pub enum Found {
     Blob(Box<dyn Blob>),
     /// It was deleted by that version.
     Tombstone(Version),
+}
+
+impl Found {
+    /// Which write it is.
+    pub fn version(&self) -> Version {
+        match self {
+            Self::Blob(blob) => blob.info().version,
+            Self::Tombstone(version) => *version,
+        }
+    }
 }
 
 /// A blob open for reading. It stays readable while this lives, whatever happens to the key.
@@ -247,8 +263,35 @@ pub struct Usage {
     /// Those that went to the disk: one for a GET of up to 256 KiB.
     #[serde(default)]
     pub disk_reads: u64,
+    /// Of several disks those that were not there at the start, or take no writes.
+    #[serde(default)]
+    pub failed_disks: u64,
     /// Why no writes are taken, if so.
     pub read_only: Option<String>,
+}
+
+impl Usage {
+    /// Adds those of another disk. Writes are taken while any disk takes them.
+    fn add(&mut self, other: Self) {
+        self.failed_disks += u64::from(other.read_only.is_some());
+        *self = Self {
+            blobs: self.blobs + other.blobs,
+            blob_bytes: self.blob_bytes + other.blob_bytes,
+            tombstones: self.tombstones + other.tombstones,
+            disk_bytes: self.disk_bytes + other.disk_bytes,
+            free_bytes: self.free_bytes + other.free_bytes,
+            damaged: self.damaged + other.damaged,
+            volumes: self.volumes + other.volumes,
+            dead_bytes: self.dead_bytes + other.dead_bytes,
+            compacted_bytes: self.compacted_bytes + other.compacted_bytes,
+            reclaimed_bytes: self.reclaimed_bytes + other.reclaimed_bytes,
+            compaction_paused: self.compaction_paused || other.compaction_paused,
+            memory_reads: self.memory_reads + other.memory_reads,
+            disk_reads: self.disk_reads + other.disk_reads,
+            failed_disks: self.failed_disks,
+            read_only: other.read_only.or(self.read_only.take()),
+        };
+    }
 }
 
 /// The engine. All methods may be called by any number of tasks; reads never wait for writers.

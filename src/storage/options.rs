@@ -146,6 +146,9 @@ pub enum OpenError {
         /// What is missing.
         missing: String,
     },
+    /// Directories that do not make one storage, or not all of it: what to do.
+    #[error("{0}")]
+    Disks(String),
     /// Written by a newer program, or not by this one at all.
     #[error("{}: {reason}", .path.display())]
     Format {
