@@ -11,7 +11,7 @@ use std::{
 };
 
 use backpack::{
-    cluster::{self, MapStore, StoreOptions},
+    cluster::{self, Edit, MapStore, StoreOptions},
     node::{Limits, Live},
 };
 use node_double::{DRAIN, TestNode};
@@ -107,6 +107,26 @@ async fn a_stop_ends_within_its_deadline() {
     assert!(answer.is_empty(), "nothing was promised");
     drop(hold);
     assert_eq!(storage.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_id_another_storage_has_is_not_announced() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = map_store(dir.path()).await;
+    let other = r#"{"storage":"01ARZ3NDEKTSV4RRFFQ69G5FAV"}"#;
+    let made =
+        ["/storages", "/storages/7"].map(|path| Edit::Create { path: path.into(), data: other.into() });
+    store.commit(&made).await.unwrap();
+    let live = Live { id: "7".parse().unwrap(), store: store.clone() };
+    let node = TestNode::start_with(Limits::default(), Some(live)).await;
+    let unready = async || {
+        let ready = Request::get(&node.addr, "/-/ready").send().await.unwrap();
+        ready.status == 503 && ready.text().contains("01ARZ3NDEKTSV4RRFFQ69G5FAV")
+    };
+    eventually("it says why it is not ready", START_WITHIN, unready).await;
+    assert_eq!(store.children("/live").await.unwrap(), Vec::<String>::new());
+    node.stop().await;
+    assert_eq!(store.get("/storages/7").await.unwrap().unwrap().data, other);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,7 @@ use support::{
     http::{Reply, Request},
     port::free_port,
     wait::{START_WITHIN, wait_until},
+    zookeeper::ZooKeeper,
 };
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_backpack-node");
@@ -209,6 +210,59 @@ fn with_several_disks_a_lost_one_loses_only_its_blobs() {
     node.wait_ready(&addr);
     assert!(statuses().iter().all(|status| *status == 200));
     assert_eq!(failed_disks(), 0);
+}
+
+#[test]
+fn an_empty_mount_is_not_taken_for_the_node() {
+    let (home, zookeeper) = (tempfile::tempdir().unwrap(), ZooKeeper::start());
+    let (dir, away) = (home.path().join("data"), home.path().join("away"));
+    let (port, zk) = (free_port(), zookeeper.addr());
+    let addr = format!("127.0.0.1:{port}");
+    let args = |more: &[&str]| {
+        let own = [dir.to_str().unwrap(), "127.0.0.1", &port.to_string()].map(str::to_owned);
+        let place = ["--id", "1", "--zk", &zk, "--root", "/backpack"].map(str::to_owned);
+        own.into_iter().chain(place).chain(more.iter().map(ToString::to_string)).collect::<Vec<_>>()
+    };
+    let admin = Command::new(env!("CARGO_BIN_EXE_backpack-admin"))
+        .args(["coordinator-init", &zk, "/backpack", "q", "127.0.0.1:1"])
+        .output()
+        .unwrap();
+    assert!(admin.status.success(), "{admin:?}");
+    let node = Daemon::start(PROGRAM, args(&[]));
+    node.wait_ready(&addr);
+    assert_eq!(Request::put(&addr, "/k", "kept").send_blocking().unwrap().status, 201);
+    node.kill();
+
+    std::fs::rename(&dir, &away).unwrap();
+    let refused = Daemon::start(PROGRAM, args(&[]));
+    assert_eq!(refused.wait_for_end(START_WITHIN).code(), Some(1));
+    assert!(refused.log().contains("is the right disk mounted?"), "{}", refused.log());
+    std::fs::remove_dir_all(&dir).unwrap();
+    // While ZooKeeper cannot be asked, an empty storage waits; one with blobs does not.
+    zookeeper.kill();
+    let waiting = Daemon::start(PROGRAM, args(&[]));
+    waiting.wait_for_line("the storage is empty", START_WITHIN);
+    assert!(TcpStream::connect(&addr).is_err(), "nobody is let in");
+    zookeeper.restart();
+    assert_eq!(waiting.wait_for_end(START_WITHIN).code(), Some(1));
+    std::fs::remove_dir_all(&dir).unwrap();
+    std::fs::rename(&away, &dir).unwrap();
+    zookeeper.kill();
+    node.restart();
+    wait_until("it serves", START_WITHIN, || Request::get(&addr, "/k").send_blocking().is_ok());
+    assert_eq!(read(&addr, "/k").text(), "kept");
+    zookeeper.restart();
+    node.wait_ready(&addr);
+    node.kill();
+
+    // The disk is gone for good.
+    std::fs::remove_dir_all(&dir).unwrap();
+    let replaced = Daemon::start(PROGRAM, args(&["--replace-storage"]));
+    replaced.wait_ready(&addr);
+    assert_eq!(read(&addr, "/k").status, 404);
+    replaced.kill();
+    node.restart();
+    node.wait_ready(&addr);
 }
 
 #[test]

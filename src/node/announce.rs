@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+use super::identity::ClaimError;
 use crate::{
     cluster::{LIVE, MapStore, StoreError},
     daemon::{Backoff, Shutdown, unix_ms},
@@ -24,7 +25,7 @@ pub struct Live {
 const RENEW_EVERY: Duration = Duration::from_secs(60);
 
 /// Between tries to announce while the store is not reached.
-const RETRY: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(15) };
+pub const RETRY: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(15) };
 
 impl Live {
     fn path(&self) -> String {
@@ -32,22 +33,35 @@ impl Live {
     }
 
     /// Announces the node and keeps its entry current until the shutdown begins. The node serves meanwhile, whether or
-    /// not the store is reached.
-    pub async fn keep(&self, addr: SocketAddr, storage: &dyn Storage, shutdown: &Shutdown) {
+    /// not the store is reached. An error if another storage has the id: then it is not announced.
+    pub async fn keep(
+        &self,
+        addr: SocketAddr,
+        storage: &dyn Storage,
+        shutdown: &Shutdown,
+    ) -> Result<(), ClaimError> {
         let (path, started) = (self.path(), unix_ms());
-        let mut failures = 0;
+        let (mut failures, mut is_ours) = (0, false);
         while !shutdown.begun() {
+            let announce = async {
+                if !is_ours {
+                    self.claim(storage.id(), false).await?;
+                    is_ours = true;
+                }
+                Ok(self.store.announce(&path, document(addr, started, storage)).await?)
+            };
             let announced = tokio::select! {
-                announced = self.store.announce(&path, document(addr, started, storage)) => announced,
+                announced = announce => announced,
                 // The withdrawal overtakes it.
-                () = shutdown.wait() => return,
+                () = shutdown.wait() => return Ok(()),
             };
             let wait = match announced {
                 Ok(()) => {
                     failures = 0;
                     RENEW_EVERY
                 }
-                Err(error) => {
+                Err(held @ ClaimError::Held { .. }) => return Err(held),
+                Err(ClaimError::Store(error)) => {
                     failures += 1;
                     note(&self.id, &error, failures);
                     RETRY.jittered(failures)
@@ -55,6 +69,7 @@ impl Live {
             };
             shutdown.sleep(wait).await;
         }
+        Ok(())
     }
 
     /// Removes the entry. Where that fails, it goes with the session.

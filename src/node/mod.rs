@@ -5,13 +5,14 @@
 //! - `target`: what a request is about; `get`, `put`, `list`, `stats`: the answers
 //! - `conditions`: `If-*` and `Range`, decided; `head`: headers of answers about blobs
 //! - `refusal`: errors and their statuses, in one place
-//! - `announce`: the entry under `/live`; `watch`: readiness and gauges; `metrics`: what is counted
+//! - `announce`: the entry under `/live`; `identity`: which storage belongs to the id; `watch`: readiness and gauges; `metrics`: what is counted
 
 mod announce;
 mod conditions;
 mod config;
 mod get;
 mod head;
+mod identity;
 mod list;
 mod metrics;
 mod put;
@@ -111,7 +112,13 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) -> Res
     let presence = async {
         serving.ok();
         match &live {
-            Some(live) => live.keep(addr, &*storage, &shutdown).await,
+            Some(live) => {
+                if let Err(error) = live.keep(addr, &*storage, &shutdown).await {
+                    tracing::error!(%error, "the node is not announced");
+                    serving.fail(error.to_string());
+                    shutdown.wait().await;
+                }
+            }
             None => shutdown.wait().await,
         }
         serving.fail("stopping");

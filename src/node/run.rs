@@ -34,6 +34,10 @@ pub struct Args {
     #[arg(long)]
     pub forget_lost_disks: bool,
 
+    /// Serve under an id that another storage had, which is gone for good
+    #[arg(long, requires = "id", help_heading = "Announcement")]
+    pub replace_storage: bool,
+
     /// Address or host name to listen on, and no other; 0.0.0.0 for all of IPv4
     #[arg(env = "BACKPACK_NODE_LISTEN_HOST")]
     pub listen_host: String,
@@ -104,6 +108,9 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     // Opened before the port: whoever is refused goes to the next server, whoever is let in and waits does not.
     let dirs = [vec![args.data_dir], args.disks].concat();
     let storage = open(dirs, args.config.storage(), args.forget_lost_disks).await?;
+    if let Some(live) = &live {
+        live.settle(&*storage, args.replace_storage, &shutdown).await?;
+    }
     let (host, port) = (args.listen_host.trim_matches(['[', ']']), args.listen_port);
     let listener =
         TcpListener::bind((host, port)).await.with_context(|| format!("listen on {host}, port {port}"))?;

@@ -88,11 +88,6 @@ impl Engine {
         Ok(())
     }
 
-    /// The storage's id, which does not change.
-    pub(super) fn id(&self) -> Version {
-        Version::from_bytes(self.shared.layout.store)
-    }
-
     /// Whether something may be stored under the key; `false` is sure, and costs no read.
     pub(super) fn may_hold(&self, key: &Key) -> bool {
         let hash = self.shared.hash(key.as_str().as_bytes());
@@ -187,6 +182,10 @@ impl Drop for Engine {
 
 #[async_trait]
 impl Storage for Engine {
+    fn id(&self) -> Version {
+        Version::from_bytes(self.shared.layout.store)
+    }
+
     async fn create(&self, blob: NewBlob) -> Result<Box<dyn BlobWriter>, StorageError> {
         Ok(Box::new(Body::create(self.shared.clone(), blob).await?))
     }

@@ -297,6 +297,9 @@ impl Usage {
 /// The engine. All methods may be called by any number of tasks; reads never wait for writers.
 #[async_trait]
 pub trait Storage: Send + Sync + 'static {
+    /// Its id, given when it was made and kept for good.
+    fn id(&self) -> Version;
+
     /// Starts a write. Fails at once where no room is left.
     async fn create(&self, blob: NewBlob) -> Result<Box<dyn BlobWriter>, StorageError>;
 

@@ -99,6 +99,10 @@ fn replace(entries: &mut BTreeMap<String, Entry>, key: &Key, entry: Entry) -> Be
 
 #[async_trait]
 impl Storage for Memory {
+    fn id(&self) -> Version {
+        Version::from_parts(1, 1)
+    }
+
     async fn create(&self, blob: NewBlob) -> Result<Box<dyn BlobWriter>, StorageError> {
         self.check_writable()?;
         let (entries, commits) = (self.entries.clone(), self.commits.clone());

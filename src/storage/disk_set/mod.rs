@@ -93,6 +93,10 @@ fn read_only(error: StorageError) -> StorageError {
 
 #[async_trait]
 impl Storage for DiskSet {
+    fn id(&self) -> Version {
+        self.plan.id
+    }
+
     async fn create(&self, blob: NewBlob) -> Result<Box<dyn BlobWriter>, StorageError> {
         self.home(&blob.key).await?.create(blob).await
     }

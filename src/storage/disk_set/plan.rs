@@ -24,6 +24,8 @@ pub const SLOTS: usize = 4096;
 pub struct Plan {
     format: String,
     version: u32,
+    /// Of the whole, kept for good: the id of its first disk.
+    pub id: Version,
     /// Grows with each change.
     pub revision: u64,
     /// Of the hash that gives a key its slot.
@@ -54,9 +56,10 @@ pub struct Share {
 }
 
 impl Plan {
-    /// Of no directory yet.
+    /// Of no directory yet, so without an id.
     pub fn new() -> Self {
         Self {
+            id: Version::from_bytes([0; 16]),
             format: FORMAT_NAME.to_owned(),
             version: FORMAT_VERSION,
             revision: 0,

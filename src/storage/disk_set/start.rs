@@ -129,7 +129,11 @@ impl Found<'_> {
     /// The plan with new disks taken in and, if so told, lost ones forgotten. The engines are those of what is there.
     fn next_plan(&self, engines: &[Arc<Engine>]) -> Result<Plan, OpenError> {
         let mut plan = self.plan.clone();
-        if let Some(engine) = self.grown(engines)? {
+        let grown = self.grown(engines)?;
+        if plan.revision == 0 {
+            plan.id = grown.unwrap_or(&engines[0]).id();
+        }
+        if let Some(engine) = grown {
             plan.disks.push(Member { id: engine.id(), dir: PathBuf::new() });
             plan.begin_generation(&[(engine.id(), 1)]);
         }
