@@ -3,7 +3,7 @@
 # Most tests wait for servers rather than compute, so more of them than cores run at once.
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: help setup fmt lint unit docs test
+.PHONY: help setup fmt lint unit docs test bench-engine
 
 help:
 	@echo "make setup   install what the tests need (apt-get; says what)"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint    clippy, no warnings"
 	@echo "make unit    all tests, against real ZooKeeper, Redis and nginx"
 	@echo "make docs    the documentation of the code, no warnings"
+	@echo "make bench-engine   the storage engine beside what the disk gives without it; some 10 minutes"
 
 setup:
 	@scripts/setup
@@ -35,3 +36,6 @@ unit:
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+bench-engine:
+	cargo bench --locked --bench engine

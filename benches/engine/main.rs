@@ -1,0 +1,143 @@
+//! The storage engine beside what the disk gives without it: `make bench-engine`.
+//!
+//! Everything that is compared runs in turns, in the same run, for a bounded time; a figure is the median of its rounds,
+//! with the smallest and the largest beside it. `--quick` only shows that it runs. Files go to the system's temporary
+//! folder: set `TMPDIR` to measure another disk.
+
+mod get;
+mod many;
+mod put;
+mod raw;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use backpack::{
+    model::{Meta, Version},
+    storage::{Engine, NewBlob, Storage},
+};
+use bytes::Bytes;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Bodies that are measured: a thumbnail, an icon of a page, a small photo.
+const SIZES: [usize; 3] = [1 << 10, 16 << 10, 100 << 10];
+
+/// How much is done.
+struct Scale {
+    rounds: usize,
+    /// Of one measurement.
+    each: Duration,
+    /// Bytes that are read from.
+    read_bytes: usize,
+    /// Cold reads in one measurement.
+    cold_reads: usize,
+    /// Blobs of the largest storage.
+    many: u64,
+}
+
+const FULL: Scale = Scale {
+    rounds: 5,
+    each: Duration::from_secs(1),
+    read_bytes: 400 << 20,
+    cold_reads: 2000,
+    many: 10_000_000,
+};
+const QUICK: Scale =
+    Scale { rounds: 1, each: Duration::from_millis(50), read_bytes: 4 << 20, cold_reads: 50, many: 20_000 };
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(dir) = args.iter().position(|arg| arg == many::OPEN).and_then(|at| args.get(at + 1)) {
+        return many::open_here(dir.as_ref());
+    }
+    let scale = if args.iter().any(|arg| arg == "--quick") { QUICK } else { FULL };
+    machine();
+    put::measure(&scale);
+    get::measure(&scale);
+    many::measure(&scale);
+}
+
+/// What the figures were taken on.
+fn machine() {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let value = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map_or(String::new(), |(_, value)| value.trim().to_owned())
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    println!(
+        "{cores} cores of {}, {} of memory, Linux {}; files in {}",
+        value(&read("/proc/cpuinfo"), "model name"),
+        value(&read("/proc/meminfo"), "MemTotal"),
+        read("/proc/sys/kernel/osrelease").trim(),
+        std::env::temp_dir().display(),
+    );
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// 23 bytes, as ids of photos are.
+fn name(n: u64) -> String {
+    format!("photos/{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+async fn put(engine: &Engine, n: u64, body: &Bytes) {
+    let (key, version) = (name(n).parse().unwrap(), Version::from_parts(1, 1));
+    let new = NewBlob { key, version, meta: Meta::default(), length: Some(body.len() as u64) };
+    let mut writer = engine.create(new).await.unwrap();
+    writer.write(body.clone()).await.unwrap();
+    writer.commit().await.unwrap();
+}
+
+/// Writes that many blobs, from many tasks.
+async fn load(engine: &Arc<Engine>, blobs: u64, size: usize) {
+    let body = Bytes::from(vec![7; size]);
+    let tasks = (0..64).map(|task| {
+        let (engine, body) = (engine.clone(), body.clone());
+        tokio::spawn(async move {
+            for n in (task..blobs).step_by(64) {
+                put(&engine, n, &body).await;
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+}
+
+/// How often in a second.
+fn rate(done: usize, started: Instant) -> f64 {
+    done as f64 / started.elapsed().as_secs_f64()
+}
+
+/// The figures of one thing, a round each.
+#[derive(Default)]
+struct Figures(Vec<f64>);
+
+impl Figures {
+    fn add(&mut self, figure: f64) {
+        self.0.push(figure);
+        self.0.sort_by(f64::total_cmp);
+    }
+
+    fn median(&self) -> f64 {
+        self.0[self.0.len() / 2]
+    }
+}
+
+impl std::fmt::Display for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (first, last) = (self.0[0], self.0[self.0.len() - 1]);
+        f.pad(&format!("{:.0} ({first:.0}..{last:.0})", self.median()))
+    }
+}
+
+fn kib(bytes: usize) -> String {
+    format!("{} KiB", bytes >> 10)
+}
