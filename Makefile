@@ -32,10 +32,11 @@ lint:
 	cargo clippy --locked --all-targets -- -D warnings
 
 unit:
-	cargo test --locked
+	TMPDIR=$$(scripts/test-folder) cargo test --locked
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
+# On a disk, not in memory: that is what is measured.
 bench-engine:
 	cargo bench --locked --bench engine
