@@ -12,6 +12,7 @@ use super::{
     coordinator_init::CoordinatorInit, disable_shard::DisableShard, dump_shards::DumpShards,
     enable_shard::EnableShard, nginx_config::NginxConfig, old_names, print_stats::PrintStats, put,
     queue::QueueCommand, recount::Recount, set_pool::SetPool, set_queue::SetQueue, status::Status,
+    volume::VolumeCommand,
 };
 use crate::telemetry::log::LogArgs;
 
@@ -69,6 +70,9 @@ pub enum Command {
     Put(put::Args),
     /// Reads every file of an upload back and compares it with the file on disk
     Verify(put::VerifyArgs),
+    /// The data directory of one node: what is in it, and whether it is whole
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Prints what a shell needs to complete the commands
     Completions(Completions),
 }
@@ -104,8 +108,9 @@ fn without_password(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Somebody at a terminal wants to hear only of trouble, and only once: the ZooKeeper client complains of each try to connect.
-const LOG: &str = "warn,zookeeper_client=off";
+/// Somebody at a terminal wants to hear only of trouble, and only once: the ZooKeeper client complains of each try to
+/// connect, and what the storage says of a data directory is in the reports.
+const LOG: &str = "warn,zookeeper_client=off,backpack::storage=off";
 
 /// The whole command line, for reading arguments and for completions.
 pub fn program() -> clap::Command {

@@ -7,6 +7,7 @@
 //! - `address`, `queue_place`, `server_list`: what is typed; `probe`: asks servers how they are
 //! - [`nginx_config`]: the read path's configuration
 //! - [`put`]: folders of files into a cluster
+//! - `volume`: the data directory of a node; `progress`: how far a long command is
 
 mod add_server;
 mod add_shard;
@@ -26,6 +27,7 @@ mod order;
 mod percent;
 mod print_stats;
 mod probe;
+mod progress;
 pub mod put;
 mod queue;
 mod queue_place;
@@ -36,6 +38,7 @@ mod set_pool;
 mod set_queue;
 mod status;
 mod table;
+mod volume;
 
 use std::process::ExitCode;
 
@@ -43,12 +46,13 @@ pub use cli::Cli;
 use cli::Command;
 use misuse::Misuse;
 use report::{Form, Report};
+use volume::DamageFound;
 
 /// The exit code of a call that makes no sense.
 const MISUSE: u8 = 2;
 
 /// Carries out a command and prints its report, or on standard error why it failed. Exits with 1 for a failure, 2 for
-/// misuse.
+/// misuse, 3 for damage that `volume verify` found.
 pub async fn run(cli: Cli) -> ExitCode {
     let form = if cli.json { Form::Json } else { Form::Text };
     let done = match carry_out(cli.command, form).await {
@@ -60,8 +64,16 @@ pub async fn run(cli: Cli) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            if error.is::<Misuse>() { ExitCode::from(MISUSE) } else { ExitCode::FAILURE }
+            exit_code(&error)
         }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    match error {
+        _ if error.is::<Misuse>() => ExitCode::from(MISUSE),
+        _ if error.is::<DamageFound>() => ExitCode::from(DamageFound::EXIT_CODE),
+        _ => ExitCode::FAILURE,
     }
 }
 
@@ -83,6 +95,7 @@ async fn carry_out(command: Command, form: Form) -> anyhow::Result<Option<Report
         Command::NginxConfig(command) => return command.run(form).await,
         Command::Put(command) => return put::run(command, form).await.map(|()| None),
         Command::Verify(command) => return put::verify::run(command, form).await.map(|()| None),
+        Command::Volume(command) => return command.run(form).await,
         Command::Completions(command) => Ok(command.run(cli::program())),
     };
     report.map(Some)

@@ -39,7 +39,7 @@ pub fn run(log: &LogArgs, body: impl Future<Output = anyhow::Result<()>>) -> Exi
 
 /// As many open files as we may have: each connection and each volume is one. What a login gives, 1,024, is a limit for
 /// programs that use `select`.
-fn raise_open_files() {
+pub fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!("raise the limit of open files from {:?}: {error}", limit.current);

@@ -54,7 +54,7 @@ impl Engine {
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Arc<Self>, OpenError> {
         options.check()?;
         let layout = Layout::open(dir.as_ref())?;
-        let found = recovery::recover(&layout, &options)?;
+        let found = recovery::recover(&layout, &options, &mut |_, _| {})?;
         let last = found.volumes.last();
         let end = last.as_ref().map_or((0, 0), |volume| (volume.number, volume.end()));
         let tail = last.filter(|_| found.goes_on).map(|volume| Tail { volume });

@@ -12,7 +12,8 @@
 //! ```
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -33,6 +34,8 @@ const LOCK: &str = "LOCK";
 const CLEAN: &str = "CLEAN";
 const NEW_SUFFIX: &str = ".new";
 const FOLDERS: [&str; 3] = ["volumes", "blobs", "tmp"];
+/// What is received is of no use to who only looks.
+const LOOKED_AT: [&str; 2] = ["volumes", "blobs"];
 /// Whole files are spread over this many folders, made when they are needed.
 const BLOB_FOLDERS: u64 = 256;
 
@@ -53,7 +56,7 @@ pub struct CleanPoint {
     pub length: u64,
 }
 
-/// An open data directory; it is locked while this lives.
+/// An open data directory; it is locked while this lives, unless it is only looked at.
 #[derive(Debug)]
 pub struct Layout {
     root: PathBuf,
@@ -65,7 +68,8 @@ pub struct Layout {
     durable_folders: [AtomicBool; BLOB_FOLDERS as usize],
     /// The saved index.
     pub index: IndexFile,
-    _lock: LockedFile,
+    /// None where it is only looked at.
+    lock: Option<LockedFile>,
 }
 
 impl Layout {
@@ -82,22 +86,40 @@ impl Layout {
             Err(error) if error.kind() == io::ErrorKind::NotFound => make(root)?,
             Err(source) => return Err(OpenError::Io { context: context(), source }),
         };
-        for name in FOLDERS {
-            if !root.join(name).is_dir() {
-                return Err(OpenError::Incomplete { dir: root.into(), missing: name.into() });
-            }
+        let layout = Self::of(root, &marker, Some(lock), &FOLDERS)?;
+        layout.empty_tmp().map_err(OpenError::io("empty tmp"))?;
+        layout.index.drop_new();
+        Ok(layout)
+    }
+
+    /// Opens a storage's directory to look at it. Nothing in it is made, changed or locked: it may be on a disk that cannot
+    /// be written to, and another process may have it open and go on writing.
+    pub fn look(root: &Path) -> Result<Self, OpenError> {
+        Self::of(root, &existing_marker(root)?, None, &LOOKED_AT)
+    }
+
+    fn of(
+        root: &Path,
+        marker: &Marker,
+        lock: Option<LockedFile>,
+        folders: &[&str],
+    ) -> Result<Self, OpenError> {
+        if let Some(missing) = folders.iter().find(|name| !root.join(name).is_dir()) {
+            return Err(OpenError::Incomplete { dir: root.into(), missing: (*missing).into() });
         }
-        let layout = Self {
+        Ok(Self {
             root: root.into(),
             store: marker.id.to_bytes(),
             hash_seed: marker.hash_seed,
             durable_folders: [const { AtomicBool::new(false) }; BLOB_FOLDERS as usize],
             index: IndexFile::new(root),
-            _lock: lock,
-        };
-        layout.empty_tmp().map_err(OpenError::io("empty tmp"))?;
-        layout.index.drop_new();
-        Ok(layout)
+            lock,
+        })
+    }
+
+    /// Whether anything in it may be changed; else it is only looked at.
+    pub fn may_change(&self) -> bool {
+        self.lock.is_some()
     }
 
     fn empty_tmp(&self) -> io::Result<()> {
@@ -115,6 +137,12 @@ impl Layout {
     /// The file of that volume.
     pub fn volume(&self, number: u32) -> PathBuf {
         self.root.join(format!("volumes/{number:08}.vol"))
+    }
+
+    /// Opens that volume's file, for reading and, where it may be changed, for writing.
+    pub fn open_volume(&self, number: u32) -> io::Result<File> {
+        let path = self.volume(number);
+        if self.may_change() { disk::open(&path) } else { File::open(path) }
     }
 
     /// The numbers of all volumes, ascending.
@@ -159,7 +187,7 @@ impl Layout {
         fs::metadata(self.blob(file.id)).is_ok_and(|found| found.len() == whole::file_length(file.length))
     }
 
-    /// Every whole file: its id and its length on the disk.
+    /// Every whole file: its id and its length on the disk. Those that are removed meanwhile may be missing.
     pub fn blobs(&self) -> io::Result<Vec<(u64, u64)>> {
         let mut found = Vec::new();
         for folder in fs::read_dir(self.root.join("blobs"))? {
@@ -168,9 +196,11 @@ impl Layout {
                 let name = entry.file_name();
                 let id = name.to_str().and_then(|name| name.strip_suffix(".blob"));
                 match id.map(|id| u64::from_str_radix(id, 16)) {
-                    Some(Ok(id)) if self.blob(id) == entry.path() => {
-                        found.push((id, entry.metadata()?.len()))
-                    }
+                    Some(Ok(id)) if self.blob(id) == entry.path() => match entry.metadata() {
+                        Ok(there) => found.push((id, there.len())),
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        Err(error) => return Err(error),
+                    },
                     _ => tracing::warn!(?name, "not a blob: left alone"),
                 }
             }
@@ -261,11 +291,37 @@ fn read_marker(root: &Path, bytes: &[u8]) -> Result<Marker, OpenError> {
 
 /// The id of the storage in a directory, without opening it; `None` if there is none yet.
 pub fn id_of(root: &Path) -> Result<Option<Version>, OpenError> {
+    Ok(find_marker(root)?.map(|marker| marker.id))
+}
+
+fn find_marker(root: &Path) -> Result<Option<Marker>, OpenError> {
     match fs::read(root.join(MARKER)) {
-        Ok(bytes) => Ok(Some(read_marker(root, &bytes)?.id)),
+        Ok(bytes) => read_marker(root, &bytes).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(OpenError::io(format!("open {}", root.display()))(error)),
     }
+}
+
+/// The marker of a storage that must be there.
+fn existing_marker(root: &Path) -> Result<Marker, OpenError> {
+    if let Some(marker) = find_marker(root)? {
+        return Ok(marker);
+    }
+    let inside = storages_in(root).map_err(OpenError::io(format!("open {}", root.display())))?;
+    Err(OpenError::NoStorage { dir: root.into(), inside })
+}
+
+/// The storages in the folders of a folder: a one-machine system keeps those of several nodes.
+fn storages_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.join(MARKER).is_file() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// The marker comes last: while it is missing, a next start begins again.

@@ -12,6 +12,7 @@
 //! - `checkpoint`, `index_file`, `saver`: the saved index; `opened`, `restore`, `recovery`: the start
 //! - `shared`, `options`, `engine`: all of it together
 //! - `disk_set`: several engines, each on a disk of its own, as one
+//! - [`Inspection`] (`inspect`, `inspect_verify`): a directory seen from outside, by tools
 
 mod append;
 mod blocks;
@@ -37,6 +38,8 @@ mod file_body;
 mod health;
 mod index;
 mod index_file;
+mod inspect;
+mod inspect_verify;
 mod layout;
 mod list;
 mod lookup;
@@ -62,17 +65,22 @@ mod slot;
 mod table;
 mod tombstones;
 mod totals;
+mod verify;
 mod volume;
 mod whole;
 mod writer;
 
 pub use disk_set::open as open_disks;
 pub use engine::Engine;
+pub use inspect::{FilesInfo, Inspection, Met, Record, VolumeInfo};
+pub use inspect_verify::{Damage, DamagedBlob, Verified};
 pub use options::{
     DEFAULT_BUFFER_BYTES, DEFAULT_COMPACT_BYTES_PER_SECOND, DEFAULT_COMPACT_DEAD_RATIO,
     DEFAULT_RESERVE_BYTES, DEFAULT_SMALL_LIMIT, DEFAULT_TOMBSTONE_AGE, DEFAULT_VOLUME_BYTES, MAX_SMALL_LIMIT,
     OpenError, Options, SyncMode,
 };
+pub use shared::SavedIndex;
+pub use verify::Wrong;
 
 use async_trait::async_trait;
 use bytes::Bytes;

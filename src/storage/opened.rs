@@ -1,6 +1,6 @@
 //! The volumes as a start finds them: which there are, and what of them is valid.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use super::{
     disk,
@@ -18,7 +18,8 @@ pub struct Opened {
     pub file_length: u64,
     /// Where its records end, if nothing was lost.
     pub expected_length: u64,
-    superblock: Option<Superblock>,
+    /// As it was read; `None` if it is damaged.
+    pub superblock: Option<Superblock>,
 }
 
 impl Opened {
@@ -33,16 +34,22 @@ impl Opened {
     }
 }
 
-/// Opens all volumes.
+/// Opens all volumes. Where the directory is only looked at, those that are removed meanwhile are left out.
 pub fn open_volumes(layout: &Layout) -> Result<Vec<Opened>, OpenError> {
     let numbers = layout.volume_numbers().map_err(OpenError::io("list the volumes"))?;
     let last = numbers.last().copied();
     let mut opened: Vec<Opened> = Vec::with_capacity(numbers.len());
     for number in numbers {
-        let volume = open_volume(layout, number)?;
+        let volume = match open_volume(layout, number) {
+            Err(OpenError::Io { source, .. }) if is_gone(layout, &source) => continue,
+            opened => opened?,
+        };
         let begun_only = !volume.is_sound() && volume.file_length <= SUPERBLOCK_BYTES;
         if begun_only && Some(number) == last {
             // The superblock is durable before the first record is written: there is none.
+            if !layout.may_change() {
+                continue;
+            }
             tracing::warn!(volume = number, "a volume that was only begun is removed");
             disk::remove(&layout.volume(number))
                 .and_then(|()| disk::sync_folder(&layout.volumes()))
@@ -62,6 +69,10 @@ pub fn open_volumes(layout: &Layout) -> Result<Vec<Opened>, OpenError> {
     Ok(opened)
 }
 
+fn is_gone(layout: &Layout, error: &io::Error) -> bool {
+    !layout.may_change() && error.kind() == io::ErrorKind::NotFound
+}
+
 fn open_volume(layout: &Layout, number: u32) -> Result<Opened, OpenError> {
     let path = layout.volume(number);
     let refuse = |reason: String| OpenError::Format { path: path.clone(), reason };
@@ -69,12 +80,18 @@ fn open_volume(layout: &Layout, number: u32) -> Result<Opened, OpenError> {
         return Err(refuse(format!("volumes have numbers from 1 to {}", Place::MAX_VOLUME)));
     }
     let io_error = || OpenError::io(format!("open volume {number}"));
-    let file = disk::open(&path).map_err(io_error())?;
+    let file = layout.open_volume(number).map_err(io_error())?;
     let length = file.metadata().map_err(io_error())?.len();
     if length >> 40 != 0 {
         return Err(refuse("longer than any volume".to_owned()));
     }
-    let superblock = match Volume::superblock(&file, layout.store, number).map_err(io_error())? {
+    let read = || Volume::superblock(&file, layout.store, number).map_err(io_error());
+    let superblock = match read()? {
+        // Compaction may be writing it just now.
+        Err(SuperblockError::Damaged) if !layout.may_change() => read()?,
+        superblock => superblock,
+    };
+    let superblock = match superblock {
         Ok(superblock) => Some(superblock),
         Err(SuperblockError::Refused(reason)) => return Err(refuse(reason)),
         Err(SuperblockError::Damaged) => None,

@@ -138,6 +138,14 @@ pub enum OpenError {
         /// One of the names found.
         found: String,
     },
+    /// There is no storage where one must be; none was made.
+    #[error("{} holds no backpack storage{}", .dir.display(), one_of(.inside))]
+    NoStorage {
+        /// The directory.
+        dir: PathBuf,
+        /// Storages in folders of it.
+        inside: Vec<PathBuf>,
+    },
     /// The marker is there, the data is not: perhaps a disk is not mounted.
     #[error("{} was a storage but {missing} is gone: is a disk not mounted?", .dir.display())]
     Incomplete {
@@ -165,6 +173,14 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+fn one_of(storages: &[PathBuf]) -> String {
+    if storages.is_empty() {
+        return String::new();
+    }
+    let names: Vec<String> = storages.iter().map(|path| path.display().to_string()).collect();
+    format!(" of its own: give one of {}", names.join(", "))
 }
 
 impl OpenError {

@@ -75,6 +75,18 @@ fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> usize {
     }
 }
 
+/// What is read at places of. A trait, so that the scrub reads in its own way what others read straight from the file.
+pub trait ReadAt {
+    /// As [`read_full`].
+    fn read_full(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+}
+
+impl ReadAt for File {
+    fn read_full(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        read_full(self, buffer, offset)
+    }
+}
+
 /// Fills the buffer from `offset` on, as far as the file reaches; waits for the disk.
 pub fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;

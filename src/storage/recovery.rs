@@ -6,7 +6,7 @@
 //! a later record says that everything before it was synced: then it is damage, and stays to be reported. What is
 //! left of unfinished writes is cut off, or covered with a gap where whole records follow.
 
-use std::{collections::HashMap, io};
+use std::{collections::HashMap, io, ops::Range};
 
 use super::{
     damage::Damage,
@@ -19,18 +19,27 @@ use super::{
     record::{FIXED_BYTES, Head, Kind, NewHead, Seal},
     restore::{Restored, restore},
     scan::{Scan, Step, data_matches},
-    shared::Found,
+    shared::{Found, SavedIndex},
     totals::{Counted, Numbers, Totals},
     volume::{SUPERBLOCK_BYTES, Volume, Volumes},
     whole,
 };
 use crate::model::{Checksum, Version};
 
-/// Builds everything that is known at the start from what is on the disk.
-pub fn recover(layout: &Layout, options: &Options) -> Result<Found, OpenError> {
+/// Told of bytes of volumes that were read, and of how many there are to read in all.
+pub type OnRead<'a> = &'a mut dyn FnMut(u64, u64);
+
+/// Builds everything that is known at the start from what is on the disk. Where the directory is only looked at, nothing
+/// is put in order: what would be cut off or covered is in [`Found::unfinished`], and whole files are not compared.
+pub fn recover(layout: &Layout, options: &Options, on_read: OnRead<'_>) -> Result<Found, OpenError> {
+    // Before the volumes: who writes on meanwhile may save more than we see of them.
+    let saved = layout.index.open().map_err(OpenError::io("open the saved index"))?;
+    let clean = layout.clean_point();
     let opened = open_volumes(layout)?;
-    let restored = restore(layout, options, &opened).map_err(OpenError::io("remove a wrong index"))?;
-    let mut recovery = Recovery::new(layout, options, restored);
+    let has_saved = saved.is_some();
+    let restored = restore(layout, options, saved, &opened).map_err(OpenError::io("remove a wrong index"))?;
+    let mut recovery = Recovery::new(layout, options, restored, clean, on_read);
+    recovery.to_read = opened.iter().map(|opened| recovery.to_read_of(opened)).sum();
     // All of them first: a saved index may know records that are met later.
     opened.iter().for_each(|opened| recovery.volumes.add(opened.volume.clone()));
     recovery.count_restored();
@@ -39,18 +48,50 @@ pub fn recover(layout: &Layout, options: &Options) -> Result<Found, OpenError> {
         let read = recovery.read_volume(volume, is_last);
         read.map_err(OpenError::io(format!("read volume {}", volume.volume.number)))?;
     }
-    let next_file = recovery.check_files().map_err(OpenError::io("check the files of blobs"))?;
-    let Recovery { index, volumes, totals, damage, goes_on, from, read_bytes, .. } = recovery;
+    if layout.may_change() {
+        recovery.check_files().map_err(OpenError::io("check the files of blobs"))?;
+    }
+    let Recovery {
+        index,
+        volumes,
+        totals,
+        damage,
+        goes_on,
+        from,
+        read_bytes,
+        next_file,
+        unfinished,
+        whole_end,
+        used_saved,
+        ..
+    } = recovery;
     tracing::info!(
         volumes = opened.len(), read_bytes, numbers = ?totals.numbers(), damaged = damage.count(), "storage read"
     );
-    let (durable_before, unsaved_bytes) = (from.volume(), read_bytes);
-    Ok(Found { index, volumes, totals, damage, next_file, goes_on, durable_before, unsaved_bytes })
+    Ok(Found {
+        index,
+        volumes,
+        totals,
+        damage,
+        next_file,
+        goes_on,
+        durable_before: from.volume(),
+        unsaved_bytes: read_bytes,
+        opened,
+        unfinished,
+        whole_end,
+        saved: SavedIndex::of(has_saved, used_saved),
+    })
 }
 
 struct Recovery<'a> {
     layout: &'a Layout,
     options: &'a Options,
+    /// The clean point, as it was before the volumes were opened.
+    clean: Option<CleanPoint>,
+    on_read: OnRead<'a>,
+    /// Bytes to read of all volumes.
+    to_read: u64,
     index: Index,
     volumes: Volumes,
     totals: Totals,
@@ -65,6 +106,12 @@ struct Recovery<'a> {
     next_file: u64,
     /// The last volume may be appended to.
     goes_on: bool,
+    /// Stretches of the last volume that were never acknowledged.
+    unfinished: Vec<Range<u64>>,
+    /// The last volume was whole up to here once.
+    whole_end: u64,
+    /// The saved index was what the volumes say.
+    used_saved: bool,
 }
 
 /// A record, apart from the bytes it was read from.
@@ -94,8 +141,15 @@ struct Doubtful {
 }
 
 impl<'a> Recovery<'a> {
-    fn new(layout: &'a Layout, options: &'a Options, restored: Option<Restored>) -> Self {
+    fn new(
+        layout: &'a Layout,
+        options: &'a Options,
+        restored: Option<Restored>,
+        clean: Option<CleanPoint>,
+        on_read: OnRead<'a>,
+    ) -> Self {
         let nothing = Place::new(0, 0);
+        let used_saved = restored.is_some();
         let (index, from, whole, next_file, stretches) = match restored {
             Some(Restored { index, from, extent }) => {
                 (index, from, extent.end, extent.next_file, extent.stretches)
@@ -105,6 +159,9 @@ impl<'a> Recovery<'a> {
         Self {
             layout,
             options,
+            clean,
+            on_read,
+            to_read: 0,
             index,
             totals: Totals::default(),
             volumes: Volumes::default(),
@@ -114,6 +171,9 @@ impl<'a> Recovery<'a> {
             read_bytes: 0,
             next_file,
             goes_on: true,
+            unfinished: Vec::new(),
+            whole_end: 0,
+            used_saved,
         }
     }
 
@@ -140,13 +200,27 @@ impl<'a> Recovery<'a> {
         if !opened.is_sound() {
             self.damage.found_stretch(volume.number, 0, SUPERBLOCK_BYTES);
         }
-        let start = if volume.number == self.from.volume() { self.from.offset() } else { SUPERBLOCK_BYTES };
-        self.read_bytes += opened.valid_length().saturating_sub(start);
+        let start = self.start_of(volume);
+        let to_read = self.to_read_of(opened);
+        self.read_bytes += to_read;
         if is_last {
             self.read_last(volume, start, opened.file_length)
         } else {
             self.read_heads(volume, start, opened.expected_length, opened.file_length)
         }
+    }
+
+    /// Where in that volume the first record is that the saved index may not have.
+    fn start_of(&self, volume: &Volume) -> u64 {
+        if volume.number == self.from.volume() { self.from.offset() } else { SUPERBLOCK_BYTES }
+    }
+
+    /// Bytes of that volume that the saved index may not have.
+    fn to_read_of(&self, opened: &Opened) -> u64 {
+        if opened.volume.number < self.from.volume() {
+            return 0;
+        }
+        opened.valid_length().saturating_sub(self.start_of(&opened.volume))
     }
 
     /// Takes all records from `start` to `end`, as far as the file reaches.
@@ -160,6 +234,7 @@ impl<'a> Recovery<'a> {
                 Step::Record { offset, head } => {
                     sound_end = offset + head.record_length();
                     self.take(Met::of(volume, offset, &head));
+                    (self.on_read)(head.record_length(), self.to_read);
                 }
                 Step::Damaged { end: damaged, .. } if damaged == end && end < expected => {}
                 Step::Damaged { start, end } => self.damage.found_stretch(volume.number, start, end),
@@ -172,9 +247,10 @@ impl<'a> Recovery<'a> {
     }
 
     fn read_last(&mut self, volume: &Volume, start: u64, length: u64) -> io::Result<()> {
-        let clean = self.layout.clean_point().filter(|clean| clean.volume == volume.number);
+        let clean = self.clean.filter(|clean| clean.volume == volume.number);
         let clean = clean.map_or(start, |clean| clean.length.max(start));
         let clean = if volume.number == self.whole.volume() { clean.max(self.whole.offset()) } else { clean };
+        self.whole_end = clean;
         self.read_heads(volume, start, clean, length)?;
         if length < clean {
             // Behind half a record nothing may be appended: it would be taken for the other half.
@@ -183,6 +259,10 @@ impl<'a> Recovery<'a> {
         }
         let end = self.verify_tail(volume, clean, length)?;
         volume.set_end(end);
+        if !self.layout.may_change() {
+            self.unfinished.extend((end < length).then_some(end..length));
+            return Ok(());
+        }
         if end != length {
             tracing::warn!(volume = volume.number, from = end, to = length, "an unfinished write is cut off");
             disk::set_len(&volume.file, end)?;
@@ -205,6 +285,7 @@ impl<'a> Recovery<'a> {
                         doubtful.drain(..).for_each(|doubtful| self.take_damaged(volume, doubtful));
                     }
                     let (met, record_end) = (Met::of(volume, offset, &head), offset + head.record_length());
+                    (self.on_read)(head.record_length(), self.to_read);
                     if self.is_whole(volume, &met) {
                         self.take(met);
                         end = record_end;
@@ -215,7 +296,11 @@ impl<'a> Recovery<'a> {
             }
         }
         for gap in doubtful.iter().filter(|doubtful| doubtful.end <= end) {
-            self.cover(volume, gap)?;
+            if self.layout.may_change() {
+                self.cover(volume, gap)?;
+            } else {
+                self.unfinished.push(gap.start..gap.end);
+            }
         }
         Ok(end)
     }
@@ -294,10 +379,10 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    /// Finds missing files, removes those that no record needs, and says which id was never used.
-    fn check_files(&mut self) -> io::Result<u64> {
+    /// Finds missing files, removes those that no record needs, and sees which id was never used.
+    fn check_files(&mut self) -> io::Result<()> {
         let mut on_disk: HashMap<u64, u64> = self.layout.blobs()?.into_iter().collect();
-        let next = on_disk.keys().map(|id| id.saturating_add(1)).fold(self.next_file, u64::max);
+        self.next_file = on_disk.keys().map(|id| id.saturating_add(1)).fold(self.next_file, u64::max);
         for (place, file) in self.index.files() {
             if on_disk.remove(&file.id) != Some(whole::file_length(file.length)) {
                 let _ = self.damage.found(place, "its file is gone or has another length");
@@ -309,13 +394,13 @@ impl<'a> Recovery<'a> {
                 files = on_disk.len(),
                 "files that no record names are kept because of the damage"
             );
-            return Ok(next);
+            return Ok(());
         }
         for id in on_disk.into_keys() {
             tracing::info!(file = format!("{id:016x}"), "a file that no record names is removed");
             disk::remove(&self.layout.blob(id))?;
         }
-        Ok(next)
+        Ok(())
     }
 }
 

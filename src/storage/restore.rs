@@ -1,7 +1,7 @@
 //! The first step of a start: the saved index, if it is what the volumes say. Else it is ignored, and the start reads all
 //! volumes.
 
-use std::{io, time::Instant};
+use std::{fs::File, io, time::Instant};
 
 use super::{
     checkpoint::{Extent, PROBE, Unusable, load, mark},
@@ -21,11 +21,16 @@ pub struct Restored {
     pub extent: Extent,
 }
 
-/// Gets the saved index. One that cannot be used is removed: what the start does to the volumes now, the next one must
+/// Takes the saved index, opened before the volumes were. One that cannot be used is removed: what the start does to the volumes now, the next one must
 /// not take for what was saved.
-pub fn restore(layout: &Layout, options: &Options, volumes: &[Opened]) -> io::Result<Option<Restored>> {
+pub fn restore(
+    layout: &Layout,
+    options: &Options,
+    saved: Option<File>,
+    volumes: &[Opened],
+) -> io::Result<Option<Restored>> {
     let started = Instant::now();
-    match try_restore(layout, options, volumes) {
+    match try_restore(layout, options, saved, volumes) {
         Ok(Some(restored)) => {
             tracing::info!(took = ?started.elapsed(), from = ?restored.from, "the saved index is used");
             Ok(Some(restored))
@@ -36,14 +41,21 @@ pub fn restore(layout: &Layout, options: &Options, volumes: &[Opened]) -> io::Re
         }
         Err(error) => {
             tracing::warn!(%error, "the saved index cannot be used: all volumes are read");
-            layout.index.remove()?;
+            if layout.may_change() {
+                layout.index.remove()?;
+            }
             Ok(None)
         }
     }
 }
 
-fn try_restore(layout: &Layout, options: &Options, volumes: &[Opened]) -> Result<Option<Restored>, Unusable> {
-    let Some(file) = layout.index.open()? else { return Ok(None) };
+fn try_restore(
+    layout: &Layout,
+    options: &Options,
+    saved: Option<File>,
+    volumes: &[Opened],
+) -> Result<Option<Restored>, Unusable> {
+    let Some(file) = saved else { return Ok(None) };
     let probe = (options.key_hash)(PROBE, layout.hash_seed);
     let mut there = vec![false; volumes.last().map_or(0, |last| last.volume.number as usize + 1)];
     volumes.iter().for_each(|opened| there[opened.volume.number as usize] = true);

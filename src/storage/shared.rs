@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,6 +21,7 @@ use super::{
     index::Index,
     layout::Layout,
     lookup::{self, Current},
+    opened::Opened,
     options::Options,
     pread::Reads,
     queue::Queue,
@@ -87,6 +89,38 @@ pub struct Found {
     pub durable_before: u32,
     /// Bytes of records that no saved index has.
     pub unsaved_bytes: u64,
+    /// The volumes as they were before anything was put in order, ascending.
+    pub opened: Vec<Opened>,
+    /// Stretches of the last volume that were never acknowledged. Where the directory may be changed they were cut off or
+    /// covered, and there are none.
+    pub unfinished: Vec<Range<u64>>,
+    /// The last volume was known to be whole up to here.
+    pub whole_end: u64,
+    /// Whether an index was saved, and used.
+    pub saved: SavedIndex,
+}
+
+/// What a start makes of the saved index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SavedIndex {
+    /// It is what the volumes say.
+    Used,
+    /// There is none.
+    None,
+    /// It is torn, damaged or not what the volumes say. Nothing is lost: they are read instead.
+    Wrong,
+}
+
+impl SavedIndex {
+    /// Of one that is there or not, and was used or not.
+    pub fn of(is_there: bool, is_used: bool) -> Self {
+        match (is_there, is_used) {
+            (_, true) => Self::Used,
+            (true, false) => Self::Wrong,
+            (false, false) => Self::None,
+        }
+    }
 }
 
 impl Shared {
