@@ -110,7 +110,7 @@ fn without_password(mut error: clap::Error) -> clap::Error {
 
 /// Somebody at a terminal wants to hear only of trouble, and only once: the ZooKeeper client complains of each try to
 /// connect, and what the storage says of a data directory is in the reports.
-const LOG: &str = "warn,zookeeper_client=off,backpack::storage=off";
+const LOG: &str = "warn,zookeeper_client=off,backpack::storage=off,backpack::storage::saver=warn";
 
 /// The whole command line, for reading arguments and for completions.
 pub fn program() -> clap::Command {

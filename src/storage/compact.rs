@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{
     options::Options,
-    rewrite::{Stop, rewrite},
+    rewrite::{GoOn, Rewritten, Stop, rewrite},
     shared::Shared,
     tombstones::{self, Needless},
     volume::SUPERBLOCK_BYTES,
@@ -87,16 +87,21 @@ impl Compaction {
 }
 
 /// Keeps to a number of bytes per second.
-struct Pace<'a> {
+pub struct Pace<'a> {
     compaction: &'a Compaction,
     bytes_per_second: u64,
     /// When what was done so far is paid for.
     free_at: Instant,
 }
 
-impl Pace<'_> {
+impl<'a> Pace<'a> {
+    /// Begins now.
+    pub fn new(compaction: &'a Compaction, bytes_per_second: u64) -> Self {
+        Self { compaction, bytes_per_second, free_at: Instant::now() }
+    }
+
     /// Waits for as long as that many bytes may take, and while compaction is paused. `false` if it was stopped.
-    fn go_on(&mut self, bytes: u64) -> bool {
+    pub fn go_on(&mut self, bytes: u64) -> bool {
         let now = Instant::now();
         let took = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
         self.free_at = self.free_at.max(now) + took;
@@ -127,34 +132,57 @@ fn left_to_deletes(options: &Options) -> u64 {
 /// Compacts until it is stopped.
 pub fn run(shared: &Shared) {
     let compaction = &shared.compaction;
-    let bytes_per_second = shared.options.compact_bytes_per_second;
-    let mut pace = Pace { compaction, bytes_per_second, free_at: Instant::now() };
+    let mut pace = Pace::new(compaction, shared.options.compact_bytes_per_second);
+    let mut go_on = |bytes| pace.go_on(bytes);
     let mut left_alone = HashMap::new();
     let between_searches = shared.options.tombstone_age / SEARCHES_IN_AN_AGE;
     let mut search_at = Instant::now() + between_searches.min(FIRST_SEARCH_WITHIN);
     while compaction.wait_until(Instant::now() + LOOK_EVERY) {
-        while let Some(number) = next(shared, &left_alone) {
-            match rewrite(shared, number, &mut |bytes| pace.go_on(bytes)) {
-                Ok(done) => {
-                    let (removed_bytes, moved_bytes) = (done.removed_bytes, done.moved_bytes);
-                    tracing::info!(volume = number, removed_bytes, moved_bytes, "volume compacted");
-                }
-                Err(Stop::Asked) => return,
-                Err(Stop::LeaveAlone(reason)) => {
-                    tracing::warn!(volume = number, reason, "volume not compacted");
-                    left_alone.insert(number, Instant::now());
-                }
-            }
+        if !rewrite_all(shared, &mut left_alone, &mut go_on, &mut |_, _| {}) {
+            return;
         }
         if Instant::now() >= search_at && tombstones::worth_it(shared) {
-            match tombstones::find(shared, &mut |bytes| pace.go_on(bytes)) {
-                Ok(needless) => *compaction.needless.lock() = needless,
-                Err(Stop::Asked) => return,
-                Err(Stop::LeaveAlone(reason)) => tracing::warn!(reason, "no tombstones are given up"),
+            if !tombstones::search(shared, &mut go_on) {
+                return;
             }
             search_at = Instant::now() + between_searches;
         }
     }
+}
+
+/// Told of a volume that was removed, or why it had to be left alone.
+pub type OnVolume<'a> = &'a mut dyn FnMut(u32, Result<Rewritten, String>);
+
+/// Rewrites volumes, the deadest first, until none is worth it; `false` if it was stopped before.
+pub fn rewrite_all(
+    shared: &Shared,
+    left_alone: &mut HashMap<u32, Instant>,
+    go_on: GoOn<'_>,
+    on_volume: OnVolume<'_>,
+) -> bool {
+    while let Some(number) = next(shared, left_alone) {
+        match rewrite(shared, number, go_on) {
+            Ok(done) => {
+                let (removed_bytes, moved_bytes) = (done.removed_bytes, done.moved_bytes);
+                tracing::info!(volume = number, removed_bytes, moved_bytes, "volume compacted");
+                on_volume(number, Ok(done));
+            }
+            Err(Stop::Asked) => return false,
+            Err(Stop::LeaveAlone(reason)) => {
+                tracing::warn!(volume = number, reason, "volume not compacted");
+                left_alone.insert(number, Instant::now());
+                on_volume(number, Err(reason));
+            }
+        }
+    }
+    true
+}
+
+/// Bytes that are to be written again of the volumes that are worth it now.
+pub fn bytes_to_move(shared: &Shared) -> u64 {
+    let ratio = shared.options.compact_dead_ratio;
+    let worth_it = candidates(shared).into_iter().filter(|candidate| candidate.dead_share() >= ratio);
+    worth_it.map(|candidate| candidate.live_bytes).sum()
 }
 
 /// The volume to be compacted next.
@@ -243,7 +271,7 @@ mod tests {
     fn the_pace_is_kept_and_a_stop_ends_every_wait() {
         let compaction = Compaction::default();
         let started = Instant::now();
-        let mut pace = Pace { compaction: &compaction, bytes_per_second: 1000, free_at: started };
+        let mut pace = Pace::new(&compaction, 1000);
         for _ in 0..10 {
             assert!(pace.go_on(10));
         }

@@ -53,7 +53,16 @@ impl Engine {
     /// the heads of all records: blocks for as long as that takes.
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Arc<Self>, OpenError> {
         options.check()?;
-        let layout = Layout::open(dir.as_ref())?;
+        Self::open_in(Layout::open(dir.as_ref())?, options)
+    }
+
+    /// As [`Engine::open`], of a storage that must be there.
+    pub(super) fn open_existing(dir: &Path, options: Options) -> Result<Arc<Self>, OpenError> {
+        options.check()?;
+        Self::open_in(Layout::open_existing(dir)?, options)
+    }
+
+    fn open_in(layout: Layout, options: Options) -> Result<Arc<Self>, OpenError> {
         let found = recovery::recover(&layout, &options, &mut |_, _| {})?;
         let last = found.volumes.last();
         let end = last.as_ref().map_or((0, 0), |volume| (volume.number, volume.end()));

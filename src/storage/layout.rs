@@ -92,6 +92,12 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Opens a storage's directory that must be there: nothing is made where there is none.
+    pub fn open_existing(root: &Path) -> Result<Self, OpenError> {
+        existing_marker(root)?;
+        Self::open(root)
+    }
+
     /// Opens a storage's directory to look at it. Nothing in it is made, changed or locked: it may be on a disk that cannot
     /// be written to, and another process may have it open and go on writing.
     pub fn look(root: &Path) -> Result<Self, OpenError> {

@@ -12,7 +12,7 @@
 //! - `checkpoint`, `index_file`, `saver`: the saved index; `opened`, `restore`, `recovery`: the start
 //! - `shared`, `options`, `engine`: all of it together
 //! - `disk_set`: several engines, each on a disk of its own, as one
-//! - [`Inspection`] (`inspect`, `inspect_verify`): a directory seen from outside, by tools
+//! - [`Inspection`] (`inspect`, `inspect_verify`): a directory seen from outside, by tools; `offline`: what they do to one
 
 mod append;
 mod blocks;
@@ -43,6 +43,7 @@ mod inspect_verify;
 mod layout;
 mod list;
 mod lookup;
+mod offline;
 mod opened;
 mod options;
 mod pairs;
@@ -74,6 +75,7 @@ pub use disk_set::open as open_disks;
 pub use engine::Engine;
 pub use inspect::{FilesInfo, Inspection, Met, Record, VolumeInfo};
 pub use inspect_verify::{Damage, DamagedBlob, Verified};
+pub use offline::{CompactHow, Compacted, Rebuilt, compact as compact_offline, rebuild_index};
 pub use options::{
     DEFAULT_BUFFER_BYTES, DEFAULT_COMPACT_BYTES_PER_SECOND, DEFAULT_COMPACT_DEAD_RATIO,
     DEFAULT_RESERVE_BYTES, DEFAULT_SMALL_LIMIT, DEFAULT_TOMBSTONE_AGE, DEFAULT_VOLUME_BYTES, MAX_SMALL_LIMIT,

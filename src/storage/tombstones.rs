@@ -62,6 +62,16 @@ pub fn worth_it(shared: &Shared) -> bool {
     numbers.tombstones > 0 && numbers.tombstones * ONE_IN >= numbers.blobs + numbers.tombstones
 }
 
+/// Finds needless tombstones, and remembers them for the compaction of their volumes; `false` if it was stopped before.
+pub fn search(shared: &Shared, go_on: GoOn<'_>) -> bool {
+    match find(shared, go_on) {
+        Ok(needless) => *shared.compaction.needless.lock() = needless,
+        Err(Stop::Asked) => return false,
+        Err(Stop::LeaveAlone(reason)) => tracing::warn!(reason, "no tombstones are given up"),
+    }
+    true
+}
+
 /// Finds needless tombstones in all volumes but the last. What is found stays true: records of a key stand in the order
 /// of their versions, so none that is older comes to lie before a tombstone, nor behind it while that is the newest.
 pub fn find(shared: &Shared, go_on: GoOn<'_>) -> Result<Needless, Stop> {

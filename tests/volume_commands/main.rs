@@ -2,6 +2,7 @@
 //! is found, and looking changes nothing.
 //!
 //! - `looking`: a stopped node and a running one; `load`: a node that is written to and compacts meanwhile
+//! - `offline`: what changes the directory of a stopped node
 //! - `damage`: what disks and people do to a directory; `refusals`: directories that are not a node's
 
 #[path = "../support/mod.rs"]
@@ -10,5 +11,6 @@ mod support;
 mod damage;
 mod load;
 mod looking;
+mod offline;
 mod refusals;
 mod rig;

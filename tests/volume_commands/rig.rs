@@ -30,7 +30,11 @@ pub struct Node {
 impl Node {
     /// A new one, with more arguments.
     pub fn start(more: &[&str]) -> Self {
-        let home = tempfile::tempdir().unwrap();
+        Self::start_again(tempfile::tempdir().unwrap(), more)
+    }
+
+    /// One on what [`Node::stop`] left.
+    pub fn start_again(home: TempDir, more: &[&str]) -> Self {
         let dir = home.path().join("data").to_str().unwrap().to_owned();
         let port = free_port().to_string();
         let args = [&[dir.as_str(), "127.0.0.1", &port], &SIZES[..], more].concat();
@@ -70,6 +74,18 @@ impl Node {
 
     pub fn dir(&self) -> PathBuf {
         self.home.path().join("data")
+    }
+
+    /// Whether it holds what [`Node::loaded`] put last.
+    pub fn check(&self) {
+        let get = |key: &str| Request::get(&self.addr, key).send_blocking().unwrap();
+        for n in (0..20).filter(|n| *n != 7) {
+            assert!(get(&format!("/small/{n}")).body == body(n, 2, 5_000), "{n}");
+        }
+        assert!(get("/one-block/%20?and=more").body == body(1, 2, 60_000));
+        assert!(get("/long").body == body(2, 2, 90_000) && get("/whole").body == body(3, 2, 300_000));
+        assert_eq!((get("/small/7").status, get("/empty").status), (410, 200));
+        assert_eq!(get("/with-meta").header("content-type"), Some("image/jpeg"));
     }
 
     /// Stops it properly; its directory stays.

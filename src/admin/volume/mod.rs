@@ -4,9 +4,11 @@
 //! - [`VolumeCommand`]: the commands
 //! - `place`: their argument; `show`: keys and metadata as they are printed
 
+mod compact;
 mod dump;
 mod list;
 mod place;
+mod rebuild_index;
 mod show;
 mod verify;
 
@@ -23,6 +25,10 @@ pub enum VolumeCommand {
     Dump(dump::Dump),
     /// Reads every byte and compares it with its checksums; exit code 3 if anything is damaged
     Verify(verify::Verify),
+    /// Saves a new index, made of what the volumes say; the node must not run
+    RebuildIndex(rebuild_index::RebuildIndex),
+    /// Gives back the space of overwritten and deleted blobs; the node must not run
+    Compact(compact::Compact),
 }
 
 impl VolumeCommand {
@@ -33,6 +39,8 @@ impl VolumeCommand {
             Self::List(command) => command.run().map(Some),
             Self::Dump(command) => command.run(form).map(|()| None),
             Self::Verify(command) => command.run(form).map(|()| None),
+            Self::RebuildIndex(command) => command.run().map(Some),
+            Self::Compact(command) => command.run(form).map(|()| None),
         });
         work.await?
     }
