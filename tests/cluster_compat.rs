@@ -15,7 +15,7 @@ use support::{
 };
 
 /// For one change to be noticed.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// What the original understands of a cluster's documents: it parses each as JSON and takes these fields, unchecked.
 /// A field that is missing or of another type would be an error in its requests, or `NaN` in its arithmetic.

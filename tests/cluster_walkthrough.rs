@@ -16,7 +16,7 @@ use support::{
 };
 
 /// For one copy.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 const HELLO: &[u8] = b"Hello, Backpack!\n";
 

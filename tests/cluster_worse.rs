@@ -1,24 +1,16 @@
 //! Worse than one killed part: several at once, all of a kind, or parts that hang instead of ending. As in
-//! `cluster_kill.rs`, nothing that was acknowledged is lost.
+//! `cluster_kill.rs`, nothing that was acknowledged is lost. A part that hangs goes on only after more uploads have ended
+//! than there are clients: none of them waits for it.
 
 mod cluster_load;
 mod support;
-
-use std::time::Duration;
 
 use cluster_load::{UPLOADS, cluster};
 use support::{
     cluster::{Cluster, stats},
     daemon::Daemon,
-    wait::wait_until,
+    wait::{START_WITHIN, wait_until},
 };
-
-/// The longest that a client waits when a queue or map server hangs: the queue is given three seconds, then copies are
-/// made at once, on a busy machine.
-const WITHOUT_A_STORE: Duration = Duration::from_secs(15);
-
-/// The same when a server of blobs hangs: it is given twenty seconds for its answer.
-const WITHOUT_A_SERVER: Duration = Duration::from_secs(35);
 
 fn node(cluster: &Cluster, number: usize) -> &Daemon {
     cluster.servers[number - 1].daemon().expect("the servers are our own nodes")
@@ -77,7 +69,6 @@ fn a_node_that_hangs() {
         node(&cluster, 1).cont();
     });
     record.assert_failures_are_clean(false);
-    assert!(record.slowest() < WITHOUT_A_SERVER, "{:?}", record.slowest());
     record.assert_nothing_is_lost(&cluster);
     record.assert_all_is_counted(&cluster, &["1", "2"]);
 }
@@ -88,7 +79,6 @@ fn a_redis_that_hangs() {
     let hang = |time: usize| cluster.redis[time % 2].stop();
     let record = cluster_load::disturbed(&cluster, hang, |time| cluster.redis[time % 2].cont());
     assert_eq!(record.acknowledged().count(), record.uploads.len(), "one of two Redis servers is enough");
-    assert!(record.slowest() < WITHOUT_A_STORE, "{:?}", record.slowest());
     record.assert_nothing_is_lost(&cluster);
     record.assert_all_is_counted(&cluster, &["1", "2"]);
 }
@@ -99,14 +89,13 @@ fn a_zookeeper_that_hangs() {
     let record = cluster_load::run(&cluster, UPLOADS, |load| {
         load.wait_for_acknowledged(UPLOADS / 3);
         cluster.zookeeper.stop();
-        wait_until("the map is known to be old", Duration::from_secs(30), || {
+        wait_until("the map is known to be old", START_WITHIN, || {
             stats(&cluster.coordinators[0])["map_state"] != "current"
         });
         load.wait_for_more(UPLOADS / 3);
         cluster.zookeeper.cont();
     });
     assert_eq!(record.acknowledged().count(), record.uploads.len(), "no upload waits for ZooKeeper");
-    assert!(record.slowest() < WITHOUT_A_STORE, "{:?}", record.slowest());
     record.assert_nothing_is_lost(&cluster);
     record.assert_all_is_counted(&cluster, &["1", "2"]);
 }

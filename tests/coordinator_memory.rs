@@ -142,7 +142,7 @@ fn many_large_uploads_at_once_take_little_memory_and_are_held_back() {
         })
         .collect();
     let mut most_on_its_way = 0;
-    wait_until("every upload is in mid body", Duration::from_secs(60), || {
+    wait_until("every upload is in mid body", Duration::from_secs(300), || {
         // Read in this order, the difference is never too small.
         let taken = taken.load(Relaxed);
         most_on_its_way = most_on_its_way.max(sent.load(Relaxed).saturating_sub(taken));

@@ -7,14 +7,14 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use backpack::{
     cluster::{self, Edit, MapStore, StoreOptions},
     node::{Limits, Live},
 };
-use node_double::{DRAIN, TestNode};
+use node_double::TestNode;
 use support::{
     http::Request,
     wait::{START_WITHIN, eventually},
@@ -88,7 +88,8 @@ async fn a_stop_lets_uploads_finish_and_closes_the_storage() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_within_its_deadline() {
-    let node = TestNode::start().await;
+    const DRAIN: Duration = Duration::from_secs(2);
+    let node = TestNode::start_draining(Limits::default(), None, DRAIN).await;
     let hold = node.storage.commits.clone().acquire_many_owned(1000).await.unwrap();
     let mut client = TcpStream::connect(&node.addr).unwrap();
     client.set_read_timeout(Some(START_WITHIN)).unwrap();

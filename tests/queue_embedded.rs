@@ -17,8 +17,8 @@ use queue_cases::{MOMENT, NOW, claim_all, claim_one, counts, id, nothing_to_clai
 /// Where the second process finds the queue; set, it makes the test below do its work.
 const CHILD_DIR: &str = "BACKPACK_TEST_QUEUE_DIR";
 
-/// Long enough for the second process to be looked at while it works.
-const LEASE: Duration = Duration::from_secs(3);
+/// Long enough for the second process to be looked at while it works, and to renew in time on a slow machine.
+const LEASE: Duration = Duration::from_secs(10);
 
 fn open(dir: &Path) -> Arc<dyn Queue> {
     Arc::new(EmbeddedQueue::open(dir, LEASE).unwrap())
@@ -68,7 +68,7 @@ async fn another_process_sees_the_queue_live_and_gets_the_claims_of_a_dead_one()
     queue.pause(&id("5")).await.unwrap();
     queue.push(&[task("5", "k")], NOW).await.unwrap();
     // It renews its claims for longer than a lease.
-    assert_eq!(queue.claim(&want(10), LEASE * 2).await.unwrap(), []);
+    assert_eq!(queue.claim(&want(10), LEASE * 3 / 2).await.unwrap(), []);
     child.kill().unwrap();
     child.wait().unwrap();
     nothing_to_claim(&queue).await;

@@ -10,16 +10,13 @@ use std::{
 
 use backpack::{
     model::QueueInfo,
-    queue::{
-        BACKUP_DELAY, CLAIM_LEASE, EmbeddedQueue, Filter, FollowQueue, MeteredQueue, Queue, QueueError,
-        ReplicatedQueue, Want,
-    },
+    queue::{EmbeddedQueue, Filter, FollowQueue, MeteredQueue, Queue, QueueError, ReplicatedQueue, Want},
     telemetry,
 };
 use queue_cases::{
-    MOMENT, NOW, SOON,
+    LEASE, MOMENT, NEVER, NOW, SOON,
     backend::{KEY, info, map_with, options},
-    claim_all, claim_one, counts, id, keys, nothing_to_claim, stats, task, tasks, want,
+    claim_all, claim_one, counts, id, keys, nothing_to_claim, soon, stats, task, tasks, want,
 };
 use support::{queue::WatchedQueue, redis::Redis, wait::eventually};
 use tempfile::TempDir;
@@ -36,7 +33,7 @@ struct Members {
 impl Members {
     fn new(count: usize) -> Self {
         let dirs: Vec<_> = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
-        let open = |dir: &TempDir| Arc::new(EmbeddedQueue::open(dir.path(), CLAIM_LEASE).unwrap());
+        let open = |dir: &TempDir| Arc::new(EmbeddedQueue::open(dir.path(), LEASE).unwrap());
         Self { queues: dirs.iter().map(|dir| open(dir) as Arc<dyn Queue>).collect(), _dirs: dirs }
     }
 
@@ -47,21 +44,17 @@ impl Members {
     }
 }
 
-fn slow(queue: &Arc<dyn Queue>) -> Arc<WatchedQueue> {
-    let watched = WatchedQueue::new(Arc::clone(queue));
-    *watched.claim_delay.lock() = SLOW;
-    Arc::new(watched)
-}
-
-/// A slow queue with tasks of target `slow`, one that is not with tasks of `quick`, and both as one.
+/// A queue with tasks of target `slow` that holds what is claimed, one that does not with tasks of `quick`, and both as
+/// one.
 async fn slow_and_quick() -> (Members, Arc<WatchedQueue>, Arc<dyn Queue>) {
     let members = Members::new(2);
     members.queues[0].push(&tasks("slow", "s", 3), NOW).await.unwrap();
     members.queues[1].push(&tasks("quick", "q", 3), NOW).await.unwrap();
-    let slow = slow(&members.queues[0]);
+    let slow = Arc::new(WatchedQueue::new(Arc::clone(&members.queues[0])));
+    slow.holds_claims.send_replace(true);
     let both: Vec<(String, Arc<dyn Queue>)> =
         vec![("m0".into(), slow.clone()), ("m1".into(), Arc::clone(&members.queues[1]))];
-    (members, slow, Arc::new(ReplicatedQueue::new(both, BACKUP_DELAY)))
+    (members, slow, Arc::new(ReplicatedQueue::new(both, NEVER)))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,7 +67,7 @@ async fn a_task_that_failed_while_its_push_was_being_finished_is_not_taken_back_
     *up.cancel_delay.lock() = LATER;
     let both: Vec<(String, Arc<dyn Queue>)> =
         vec![("m0".into(), Arc::new(down)), ("m1".into(), Arc::new(up))];
-    let queue = ReplicatedQueue::new(both, BACKUP_DELAY);
+    let queue = ReplicatedQueue::new(both, NEVER);
     // Whichever of them has its turn first: one of these is first pushed to the other as a backup.
     let pushed = tasks("4", "k", 2);
     for task in &pushed {
@@ -93,10 +86,9 @@ async fn a_task_that_failed_while_its_push_was_being_finished_is_not_taken_back_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_member_holds_nobody_up_and_its_claims_are_given_to_the_next() {
-    let (_members, _slow, queue) = slow_and_quick().await;
-    let begun = Instant::now();
-    assert_eq!(keys(&queue.claim(&want(10), SOON).await.unwrap()), ["q0", "q1", "q2"]);
-    assert!(begun.elapsed() < SLOW, "{:?}", begun.elapsed());
+    let (_members, slow, queue) = slow_and_quick().await;
+    assert_eq!(keys(&soon(queue.claim(&want(10), NEVER)).await.unwrap()), ["q0", "q1", "q2"]);
+    slow.holds_claims.send_replace(false);
     let late = queue.claim(&want(10), SOON).await.unwrap();
     assert_eq!(keys(&late), ["s0", "s1", "s2"]);
     queue.ack(&late).await.unwrap();
@@ -108,10 +100,13 @@ async fn a_late_claim_that_is_not_wanted_goes_back_untried() {
     let (members, slow, queue) = slow_and_quick().await;
     assert_eq!(queue.claim(&want(10), SOON).await.unwrap().len(), 3);
     counts(&members.queues[0], "slow", [0, 0, 3, 0]).await;
-    *slow.claim_delay.lock() = Duration::ZERO;
+    slow.holds_claims.send_replace(false);
     let except = Want { except: [id("slow")].into(), ..want(10) };
-    assert_eq!(queue.claim(&except, SLOW * 2).await.unwrap(), []);
-    counts(&members.queues[0], "slow", [3, 0, 0, 0]).await;
+    eventually("it goes back", SOON, || async {
+        assert_eq!(queue.claim(&except, NOW).await.unwrap(), []);
+        stats(&members.queues[0]).await.targets[&id("slow")].ready == 3
+    })
+    .await;
     let claims = queue.claim(&want(10), SOON).await.unwrap();
     assert!(claims.len() == 3 && claims.iter().all(|claim| claim.attempts == 0), "{claims:?}");
 }
@@ -119,9 +114,13 @@ async fn a_late_claim_that_is_not_wanted_goes_back_untried() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_all_members_are_slow_tasks_come_all_the_same() {
     let members = Members::new(2);
-    let member = |place: usize| (format!("m{place}"), slow(&members.queues[place]) as Arc<dyn Queue>);
+    let member = |place: usize| {
+        let slow = WatchedQueue::new(Arc::clone(&members.queues[place]));
+        *slow.claim_delay.lock() = SLOW;
+        (format!("m{place}"), Arc::new(slow) as Arc<dyn Queue>)
+    };
     let both = vec![member(0), member(1)];
-    let queue: Arc<dyn Queue> = Arc::new(ReplicatedQueue::new(both, BACKUP_DELAY));
+    let queue: Arc<dyn Queue> = Arc::new(ReplicatedQueue::new(both, NEVER));
     for n in 0..4 {
         queue.push(&tasks("4", &format!("k{n}-"), 5), NOW).await.unwrap();
     }
@@ -133,7 +132,7 @@ async fn where_all_members_are_slow_tasks_come_all_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_task_stands_on_two_members_and_is_ready_on_one() {
     let members = Members::new(3);
-    let queue = members.together(&[0, 1, 2], BACKUP_DELAY);
+    let queue = members.together(&[0, 1, 2], NEVER);
     for n in 0..30 {
         queue.push(&[task("4", &format!("k{n}"))], NOW).await.unwrap();
     }
@@ -155,15 +154,39 @@ async fn each_task_stands_on_two_members_and_is_ready_on_one() {
     eventually("all backups are taken back", SOON, || async { stats(&queue).await.backlog() == 0 }).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+/// On one thread, so that both answers are there before either is looked at.
+#[tokio::test]
 async fn a_task_that_two_members_give_at_once_is_given_once() {
     let members = Members::new(2);
-    let queue = members.together(&[0, 1], BACKUP_DELAY);
+    let held = members.queues.iter().map(|member| {
+        let held = WatchedQueue::new(Arc::clone(member));
+        held.holds_claims.send_replace(true);
+        Arc::new(held)
+    });
+    let held: Vec<_> = held.collect();
+    let both =
+        held.iter().zip(["m0", "m1"]).map(|(held, name)| (name.into(), held.clone() as Arc<dyn Queue>));
+    let queue: Arc<dyn Queue> = Arc::new(ReplicatedQueue::new(both.collect(), NEVER));
     let pushed = tasks("4", "k", 3);
     for member in &members.queues {
         member.push(&pushed, NOW).await.unwrap();
     }
-    let claims = queue.claim(&want(6), SOON).await.unwrap();
+    let asking = tokio::spawn({
+        let queue = Arc::clone(&queue);
+        async move { queue.claim(&want(6), SOON).await.unwrap() }
+    });
+    for member in &members.queues {
+        counts(member, "4", [0, 0, 3, 0]).await;
+    }
+    for held in &held {
+        held.holds_claims.send_replace(false);
+    }
+    let claims = asking.await.unwrap();
+    eventually("the other ones are put off", SOON, || async {
+        let delayed = async |member: &Arc<dyn Queue>| stats(member).await.targets[&id("4")].delayed;
+        delayed(&members.queues[0]).await + delayed(&members.queues[1]).await == 3
+    })
+    .await;
     assert_eq!(keys(&claims), ["k0", "k1", "k2"]);
     nothing_to_claim(&queue).await;
     queue.ack(&claims).await.unwrap();
@@ -173,7 +196,7 @@ async fn a_task_that_two_members_give_at_once_is_given_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn fewer_wanted_than_members_are_found_wherever_they_are() {
     let members = Members::new(3);
-    let queue = members.together(&[0, 1, 2], BACKUP_DELAY);
+    let queue = members.together(&[0, 1, 2], NEVER);
     for (place, member) in members.queues.iter().enumerate() {
         member.push(&tasks("4", &format!("k{place}-"), 4), NOW).await.unwrap();
     }
@@ -187,7 +210,7 @@ async fn fewer_wanted_than_members_are_found_wherever_they_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_letter_on_two_members_is_one() {
     let members = Members::new(2);
-    let queue = members.together(&[0, 1], BACKUP_DELAY);
+    let queue = members.together(&[0, 1], NEVER);
     let pushed = tasks("4", "k", 3);
     for (place, some) in [(0, &pushed[..2]), (1, &pushed[1..])] {
         let member = &members.queues[place];
@@ -208,7 +231,7 @@ async fn a_letter_on_two_members_is_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_means_the_same_after_the_members_changed() {
     let members = Members::new(3);
-    let before = members.together(&[0, 1], BACKUP_DELAY);
+    let before = members.together(&[0, 1], NEVER);
     // All three give their entries the same numbers.
     for (place, member) in members.queues.iter().enumerate() {
         member.push(&[task("4", &format!("k{place}"))], NOW).await.unwrap();
@@ -216,7 +239,7 @@ async fn a_receipt_means_the_same_after_the_members_changed() {
     let claims = claim_all(&before, 2).await;
     let (gone, stays): (Vec<_>, Vec<_>) =
         claims.into_iter().partition(|claim| claim.task.key.as_str() == "k0");
-    let after = members.together(&[1, 2], BACKUP_DELAY);
+    let after = members.together(&[1, 2], NEVER);
     assert_eq!(keys(&[claim_one(&after).await]), ["k2"]);
     // Work on a server that is no longer named ends: nothing of the others ends with it.
     after.ack(&gone).await.unwrap();
@@ -239,7 +262,7 @@ async fn the_queue_follows_the_map() {
     let (one, other) = (Redis::start(), Redis::start());
     let folder = tempfile::tempdir().unwrap();
     let (maps, map) = watch::channel(map_with(None));
-    let follow = FollowQueue::new(map, options(CLAIM_LEASE), Some(folder.path().to_owned()));
+    let follow = FollowQueue::new(map, options(LEASE), Some(folder.path().to_owned()));
     let queue: Arc<dyn Queue> = Arc::new(follow);
     assert_eq!(queue.push(&[task("4", "k")], NOW).await, Err(QueueError::NotSet));
     assert_eq!(queue.stats().await, Err(QueueError::NotSet));
@@ -278,8 +301,7 @@ async fn the_queue_follows_the_map() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_map_without_servers_needs_a_directory() {
-    let Err(QueueError::Failed(text)) =
-        backpack::queue::connect(&info(&[]), &options(CLAIM_LEASE), None).map(drop)
+    let Err(QueueError::Failed(text)) = backpack::queue::connect(&info(&[]), &options(LEASE), None).map(drop)
     else {
         panic!()
     };

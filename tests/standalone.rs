@@ -18,7 +18,7 @@ use support::{
 };
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_backpack");
-const WITHIN: Duration = Duration::from_secs(30);
+const WITHIN: Duration = Duration::from_secs(60);
 
 struct System {
     daemon: Daemon,

@@ -103,7 +103,7 @@ impl Upload {
                 return limit;
             }
             // Looked at again at least this often, for the body may have ended or waited meanwhile.
-            tokio::time::sleep_until((since + limit).min(Instant::now() + stall)).await;
+            tokio::time::sleep_until((since + limit).min(Instant::now() + stall.min(answer))).await;
         }
     }
 }

@@ -13,7 +13,7 @@ use super::*;
 /// Where a child process finds the store; set, it makes the child tests below do their work.
 const CHILD_DIR: &str = "BACKPACK_TEST_STORE_DIR";
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 fn number(store: &Store, key: &str) -> u64 {
     store

@@ -43,6 +43,12 @@ pub const CLAIM_LEASE: Duration = Duration::from_secs(20);
 /// by then: long enough for nearly every copy, short enough that a server's death delays copies little.
 pub const BACKUP_DELAY: Duration = Duration::from_secs(60);
 
+/// A Redis server on the same network answers a connect in milliseconds; one that needs a second is as good as down.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Our Redis scripts take milliseconds, and an upload may be waiting for the answer.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How to reach the queue, for all its servers.
 #[derive(Debug, Clone)]
 pub struct QueueOptions {
@@ -56,11 +62,23 @@ pub struct QueueOptions {
     pub lease: Duration,
     /// See [`BACKUP_DELAY`], the default.
     pub backup_delay: Duration,
+    /// See [`CONNECT_TIMEOUT`], the default.
+    pub connect_timeout: Duration,
+    /// See [`COMMAND_TIMEOUT`], the default.
+    pub command_timeout: Duration,
 }
 
 impl Default for QueueOptions {
     fn default() -> Self {
-        Self { username: None, password: None, tls_ca: None, lease: CLAIM_LEASE, backup_delay: BACKUP_DELAY }
+        Self {
+            username: None,
+            password: None,
+            tls_ca: None,
+            lease: CLAIM_LEASE,
+            backup_delay: BACKUP_DELAY,
+            connect_timeout: CONNECT_TIMEOUT,
+            command_timeout: COMMAND_TIMEOUT,
+        }
     }
 }
 

@@ -169,6 +169,18 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Those of one server, whose pauses are not over before a test is.
+    fn gates_of(server: &ServerId) -> Arc<Gates> {
+        let pauses = Backoff { first: HOUR, max: HOUR };
+        let down = || Breaker::new(DOWN_AFTER, pauses);
+        let gate = Gate { write: down(), room: Breaker::new(1, pauses), read: down() };
+        let gates = Gates::default();
+        gates.servers.lock().insert(server.clone(), gate);
+        Arc::new(gates)
+    }
+
     fn open(gates: &Arc<Gates>, server: &ServerId, door: Door) {
         for _ in 0..DOWN_AFTER {
             gates.enter(server, door).unwrap().failed();
@@ -177,8 +189,8 @@ mod tests {
 
     #[test]
     fn a_full_server_still_takes_deletes_and_is_read() {
-        let gates = Arc::new(Gates::default());
         let server: ServerId = "1".parse().unwrap();
+        let gates = gates_of(&server);
         gates.enter(&server, Door::Room).unwrap().failed();
         assert!(gates.enter(&server, Door::Room).is_err());
         assert!(gates.enter(&server, Door::Write).is_ok());
@@ -188,8 +200,8 @@ mod tests {
 
     #[test]
     fn a_server_that_takes_no_writes_is_not_claimed_for() {
-        let gates = Arc::new(Gates::default());
         let (down, fine): (ServerId, ServerId) = ("1".parse().unwrap(), "2".parse().unwrap());
+        let gates = gates_of(&down);
         open(&gates, &down, Door::Write);
         gates.enter(&fine, Door::Write).unwrap().worked();
         assert_eq!(gates.rooms(), HashMap::from([(down.clone(), 0)]));

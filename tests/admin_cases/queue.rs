@@ -8,7 +8,10 @@ use backpack::{
 };
 
 use super::Cluster;
-use crate::support::redis::{Redis, RedisOptions};
+use crate::support::{
+    redis::{Redis, RedisOptions},
+    wait::START_WITHIN,
+};
 
 /// A cluster whose queue is on these servers.
 fn cluster(servers: &[&Redis]) -> Cluster {
@@ -24,7 +27,12 @@ fn on_queue<T>(server: &Redis, work: impl AsyncFnOnce(Arc<dyn Queue>) -> T) -> T
     runtime.block_on(async {
         let server = QueueServer { host: "127.0.0.1".into(), port: server.port(), tls: false };
         let info = QueueInfo { key: "backpack-queue".into(), servers: vec![server] };
-        work(queue::connect(&info, &QueueOptions::default(), None).unwrap()).await
+        let options = QueueOptions {
+            connect_timeout: START_WITHIN,
+            command_timeout: START_WITHIN,
+            ..QueueOptions::default()
+        };
+        work(queue::connect(&info, &options, None).unwrap()).await
     })
 }
 
@@ -32,7 +40,7 @@ fn on_queue<T>(server: &Redis, work: impl AsyncFnOnce(Arc<dyn Queue>) -> T) -> T
 fn bury_all(server: &Redis, reason: &str) {
     on_queue(server, async |queue| {
         let want = Want { max: 100, max_per_target: 100, ..Want::default() };
-        for claim in queue.claim(&want, Duration::from_secs(5)).await.unwrap() {
+        for claim in queue.claim(&want, START_WITHIN).await.unwrap() {
             queue.bury(&claim, reason).await.unwrap();
         }
     });
@@ -87,7 +95,7 @@ fn a_target_is_paused_and_resumed() {
     let claimed = |wait| on_queue(&redis, async |queue| queue.claim(&want, wait).await.unwrap().len());
     assert_eq!(claimed(Duration::ZERO), 0);
     assert_eq!(cluster.ok("queue resume", "4"), "Tasks of server 4 are given out\n");
-    assert_eq!(claimed(Duration::from_secs(5)), 1);
+    assert_eq!(claimed(START_WITHIN), 1);
     assert!(cluster.ok("queue pause", "77").contains("There is no server 77 in the map"));
 }
 

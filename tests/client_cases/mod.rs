@@ -16,16 +16,28 @@ use backpack::{
 };
 use bytes::Bytes;
 
-/// Short, for many tests wait for their end; long enough for a healthy server on a busy machine.
+/// Longer than any test: what it proves does not depend on how fast a server answers. A test that waits for the end of one
+/// of them shortens that one.
 pub const TIMEOUTS: Timeouts = Timeouts {
-    connect: Duration::from_secs(1),
-    answer: Duration::from_secs(3),
-    stall: Duration::from_millis(1500),
+    connect: Duration::from_secs(600),
+    answer: Duration::from_secs(600),
+    stall: Duration::from_secs(600),
 };
+
+/// A time-out that a test waits for.
+pub const SHORT: Duration = Duration::from_secs(2);
+
+/// Far longer than whatever happens soon, on a slow machine too, and far shorter than [`TIMEOUTS`].
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// A client with [`TIMEOUTS`].
 pub fn servers() -> Servers {
     Servers::new(TIMEOUTS)
+}
+
+/// What a call gives that waits for none of the [`TIMEOUTS`].
+pub async fn soon<T>(call: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, call).await.expect("it ends soon")
 }
 
 /// The map's entry of a server that listens on 127.0.0.1.

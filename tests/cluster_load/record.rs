@@ -1,9 +1,6 @@
 //! What was sent and what was answered.
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::{io, time::Instant};
 
 use crate::support::http::Reply;
 
@@ -26,8 +23,6 @@ pub struct Upload {
     pub answer: Answer,
     /// When.
     pub at: Instant,
-    /// How long it took.
-    pub took: Duration,
 }
 
 impl Upload {
@@ -93,11 +88,6 @@ pub struct Record {
 }
 
 impl Record {
-    /// The longest that a client waited for an answer.
-    pub fn slowest(&self) -> Duration {
-        self.uploads.iter().map(|upload| upload.took).max().unwrap_or_default()
-    }
-
     /// Those that were acknowledged, with their shards and versions.
     pub fn acknowledged(&self) -> impl Iterator<Item = (&Upload, &str, &str)> {
         self.uploads.iter().filter_map(|upload| match &upload.answer {

@@ -9,7 +9,7 @@ use crate::support::{cluster::Cluster, http::Reply, wait::wait_for};
 const READERS: usize = 4;
 
 /// nginx leaves a server that failed alone for three seconds; that it is back is found out by a reader then.
-const NGINX_FORGIVES_WITHIN: Duration = Duration::from_secs(15);
+const NGINX_FORGIVES_WITHIN: Duration = Duration::from_secs(60);
 
 /// Uploads of one key in one shard.
 struct History<'a> {

@@ -1,13 +1,10 @@
 //! ZooKeeper killed, frozen, away for long: the store comes back by itself, and nothing is lost or made twice.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use backpack::{
     cluster::{
-        self, Hint, Link, MapStore, OPERATION_TIMEOUT, StoreError, StoreOptions, ViewState,
+        self, Hint, Link, MapStore, StoreError, StoreOptions, ViewState,
         edit::{add_server, init},
         format::size_path,
     },
@@ -25,14 +22,11 @@ use crate::{
     view::{becomes, start},
 };
 
-/// What a busy machine may need beside the time that is meant.
-const SLACK: Duration = Duration::from_secs(4);
+/// Short enough to be waited for, long enough for a slow machine.
+const SHORT_SESSION: Duration = Duration::from_secs(4);
 
-/// Short enough for quick tests, long enough for a busy machine.
-const SHORT_SESSION: Duration = Duration::from_secs(2);
-
-/// Longer than any outage of these tests.
-const LONG_SESSION: Duration = Duration::from_secs(40);
+/// Longer than any outage of these tests, and the longest that the server grants.
+const LONG_SESSION: Duration = Duration::from_secs(600);
 
 fn connect(servers: &str, session_timeout: Duration) -> Arc<dyn MapStore> {
     let options = StoreOptions { session_timeout: Some(session_timeout), ..Default::default() };
@@ -138,17 +132,18 @@ async fn every_call_ends_in_time_while_the_server_is_away() {
 }
 
 async fn calls_end_in_time(store: &dyn MapStore) {
-    let started = Instant::now();
-    let calls = tokio::join!(
-        store.get("/a"),
-        store.children("/"),
-        create(store, "/never", ""),
-        store.init(),
-        store.announce("/live/1", "".into()),
-        store.withdraw("/live/2"),
-    );
-    let took = started.elapsed();
-    assert!(took < OPERATION_TIMEOUT + SLACK, "{took:?}");
+    // It stays away until they have all ended, so nothing but their own time-out ends them.
+    let calls = async {
+        tokio::join!(
+            store.get("/a"),
+            store.children("/"),
+            create(store, "/never", ""),
+            store.init(),
+            store.announce("/live/1", "".into()),
+            store.withdraw("/live/2"),
+        )
+    };
+    let calls = tokio::time::timeout(SOON, calls).await.expect("all calls end");
     let unavailable = |error: Option<StoreError>| {
         assert!(matches!(error, Some(StoreError::Unavailable(_))), "{error:?}");
     };
@@ -300,10 +295,6 @@ async fn ten_thousand_shards_are_read_at_once() {
     let shards: serde_json::Map<_, _> =
         ids.iter().map(|id| (id.to_string(), serde_json::json!({"nodes": ["1"]}))).collect();
     create(&*store, "/shards-map", &serde_json::Value::from(shards).to_string()).await.unwrap();
-    let started = Instant::now();
     let view = start(&store).await;
-    let took = started.elapsed();
-    println!("read {SHARDS} shards in {took:?}");
     assert_eq!(view.map().shards.values().filter(|shard| shard.is_writable()).count(), SHARDS);
-    assert!(took < SOON, "{took:?}");
 }

@@ -1,19 +1,25 @@
 //! The view, on every implementation: it holds what the store says, soon after it says so.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
+use async_trait::async_trait;
 use backpack::{
     cluster::{
-        MapStore, View, ViewState,
+        Edit, Entry, Hint, Link, MapStore, StoreError, View, ViewState,
         edit::{PoolChange, add_server, add_shard, add_used, set_pool, set_queue, set_read_only},
     },
     daemon::Shutdown,
     model::{ClusterMap, QueueInfo, WriteLevel, map::ShardSize},
 };
+use bytes::Bytes;
+use tokio::sync::{broadcast, watch};
 
 use crate::{
     edits::{self, server, shard, small_cluster, stamp},
-    place::{Place, SOON, create, delete, on_both, set, text},
+    place::{Place, SOON, create, delete, hinted, on_both, set, text},
 };
 
 on_both! {
@@ -135,20 +141,65 @@ async fn a_document_that_makes_no_sense_keeps_the_last_good_one(place: Place) {
 }
 
 async fn many_changes_make_few_maps(place: Place) {
+    const CHANGES: u64 = 100;
     let store = small_cluster(&place).await;
-    let view = start(&place.connect()).await;
+    let followed = Arc::new(HoldsReads { store: place.connect(), holds: watch::Sender::new(false) });
+    let view = start(&(followed.clone() as Arc<dyn MapStore>)).await;
     let mut changes = view.changes();
-    let maps = tokio::spawn(async move {
-        let mut maps = 0;
-        while tokio::time::timeout(Duration::from_secs(2), changes.changed()).await.is_ok() {
-            maps += 1;
+    let maps = Arc::new(AtomicUsize::new(0));
+    let counted = maps.clone();
+    tokio::spawn(async move {
+        while changes.changed().await.is_ok() {
+            counted.fetch_add(1, Ordering::SeqCst);
         }
-        maps
     });
-    for seq in 1..=300 {
+    // The view is in the middle of reading when most of them are made.
+    let mut hints = followed.hints();
+    followed.holds.send_replace(true);
+    for seq in 1..=CHANGES {
         add_used(&*store, &"1".parse().unwrap(), 1, &stamp("a", seq)).await.unwrap();
+        hinted(&mut hints, "/shard-size-1").await;
     }
-    becomes(&view, "all added", |map| size(map, "1").is_some_and(|size| size.used == 300)).await;
-    let maps = maps.await.unwrap();
-    assert!(maps < 100, "{maps} maps for 300 changes of one document");
+    followed.holds.send_replace(false);
+    becomes(&view, "all added", |map| size(map, "1").is_some_and(|size| size.used == CHANGES)).await;
+    add_server(&*store, &server("9", 9)).await.unwrap();
+    becomes(&view, "a change that came later", |map| map.servers.len() == 5).await;
+    let maps = maps.load(Ordering::SeqCst);
+    assert!(maps < 5, "{maps} maps for {CHANGES} changes of one document");
+}
+
+/// Reads of documents wait while it says so.
+struct HoldsReads {
+    store: Arc<dyn MapStore>,
+    holds: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl MapStore for HoldsReads {
+    async fn get(&self, path: &str) -> Result<Option<Entry>, StoreError> {
+        // The sender lives as long as this.
+        let _ = self.holds.subscribe().wait_for(|holds| !holds).await;
+        self.store.get(path).await
+    }
+    async fn children(&self, path: &str) -> Result<Vec<String>, StoreError> {
+        self.store.children(path).await
+    }
+    async fn commit(&self, edits: &[Edit]) -> Result<(), StoreError> {
+        self.store.commit(edits).await
+    }
+    async fn init(&self) -> Result<(), StoreError> {
+        self.store.init().await
+    }
+    async fn announce(&self, path: &str, data: Bytes) -> Result<(), StoreError> {
+        self.store.announce(path, data).await
+    }
+    async fn withdraw(&self, path: &str) -> Result<(), StoreError> {
+        self.store.withdraw(path).await
+    }
+    fn hints(&self) -> broadcast::Receiver<Hint> {
+        self.store.hints()
+    }
+    fn link(&self) -> watch::Receiver<Link> {
+        self.store.link()
+    }
 }

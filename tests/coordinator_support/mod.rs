@@ -28,7 +28,12 @@ use backpack::{
 use clap::Parser;
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use crate::support::{http::Request, original_node::OriginalNode, queue::WatchedQueue};
+use crate::support::{
+    http::Request,
+    original_node::OriginalNode,
+    queue::WatchedQueue,
+    wait::{START_WITHIN, eventually},
+};
 
 /// What stands behind a server of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +93,7 @@ impl Cluster {
     async fn start_in(dir: tempfile::TempDir, store: Arc<dyn MapStore>, shards: &[(&[Member], u64)]) -> Self {
         let info = QueueInfo { key: "q".to_owned(), servers: Vec::new() };
         edit::init(&*store, &info).await.unwrap();
-        let until_the_end = Shutdown::new(Duration::from_secs(10));
+        let until_the_end = Shutdown::new(Duration::from_secs(120));
         let shutdown = until_the_end.child();
         let (mut nodes, mut originals, mut number) = (Vec::new(), Vec::new(), 0);
         for (index, (members, capacity)) in shards.iter().enumerate() {
@@ -167,7 +172,7 @@ impl Cluster {
         let server = Server { id: id.parse().unwrap(), host: "127.0.0.1".to_owned(), port };
         edit::add_server(&*self.store, &server).await.unwrap();
         let expected = format!("127.0.0.1:{port}");
-        crate::support::wait::eventually("the coordinator sees it", Duration::from_secs(10), || async {
+        eventually("the coordinator sees it", START_WITHIN, || async {
             Request::get(&self.addr, "/-/map").send().await.unwrap().text().contains(&expected)
         })
         .await;
@@ -190,7 +195,7 @@ impl Cluster {
         let id = shard.parse().unwrap();
         edit::set_read_only(&*self.store, &id, read_only).await.unwrap();
         let expected = format!("\"read_only\":{read_only}");
-        crate::support::wait::eventually("the coordinator sees it", Duration::from_secs(10), || async {
+        eventually("the coordinator sees it", START_WITHIN, || async {
             let map = Request::get(&self.addr, "/-/map").send().await.unwrap().text();
             map.replace(' ', "").contains(&expected)
         })

@@ -16,8 +16,8 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use crate::support::wait::START_WITHIN;
 use memory::Memory;
 
-/// Short, for one test waits for all of it; long enough for what others leave in flight.
-pub const DRAIN: Duration = Duration::from_secs(3);
+/// Longer than whatever a test leaves in flight.
+pub const DRAIN: Duration = Duration::from_secs(300);
 
 /// A running node.
 pub struct TestNode {
@@ -38,10 +38,15 @@ impl TestNode {
 
     /// A node with these limits, announced there.
     pub async fn start_with(limits: Limits, live: Option<Live>) -> Self {
+        Self::start_draining(limits, live, DRAIN).await
+    }
+
+    /// The same, where requests in flight get this time to finish when it is stopped.
+    pub async fn start_draining(limits: Limits, live: Option<Live>, drain: Duration) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let storage = Arc::new(Memory::default());
-        let shutdown = Shutdown::new(DRAIN);
+        let shutdown = Shutdown::new(drain);
         let deps = Deps { storage: storage.clone() as Arc<dyn Storage>, limits, live };
         let serving = tokio::spawn(node::serve(listener, deps, shutdown.clone()));
         Self { addr, storage, shutdown, serving }

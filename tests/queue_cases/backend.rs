@@ -11,6 +11,7 @@ use backpack::{
 use tempfile::TempDir;
 use tokio::sync::watch;
 
+use super::NEVER;
 use crate::support::redis::{Redis, RedisOptions};
 
 /// The queue's key of all tests.
@@ -37,8 +38,15 @@ pub fn server(redis: &Redis) -> QueueServer {
     QueueServer { host: "127.0.0.1".to_owned(), port: redis.port(), tls: false }
 }
 
+/// With this lease, and otherwise such that nothing depends on how fast a server is.
 pub fn options(lease: Duration) -> QueueOptions {
-    QueueOptions { lease, ..QueueOptions::default() }
+    QueueOptions {
+        lease,
+        backup_delay: NEVER,
+        connect_timeout: NEVER,
+        command_timeout: NEVER,
+        ..QueueOptions::default()
+    }
 }
 
 /// What a map says of a queue on these servers.

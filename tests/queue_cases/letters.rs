@@ -2,7 +2,7 @@
 
 use backpack::{
     daemon::unix_ms,
-    queue::{CLAIM_LEASE, DeadLetter, Filter},
+    queue::{DeadLetter, Filter},
 };
 
 use super::*;
@@ -24,7 +24,7 @@ async fn bury_each(queue: &Arc<dyn Queue>, names: &[(&str, &str)]) {
 }
 
 pub async fn a_buried_task_keeps_what_happened<B: Backend>() {
-    let mut backend = B::start(CLAIM_LEASE);
+    let mut backend = B::start(LEASE);
     let queue = backend.open();
     queue.push(&[task("4", "k")], NOW).await.unwrap();
     let claim = claim_one(&queue).await;
@@ -48,7 +48,7 @@ pub async fn a_buried_task_keeps_what_happened<B: Backend>() {
 }
 
 pub async fn a_redriven_task_starts_anew<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let queue = backend.open();
     queue.push(&[task("4", "k")], NOW).await.unwrap();
     let claim = claim_one(&queue).await;
@@ -62,7 +62,7 @@ pub async fn a_redriven_task_starts_anew<B: Backend>() {
 }
 
 pub async fn letters_are_chosen_by_target_key_and_id<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let queue = backend.open();
     bury_each(&queue, &[("a", "k1"), ("a", "k2"), ("b", "k1"), ("b", "k3"), ("c", "k4")]).await;
     let all = letters(&queue).await;
@@ -86,7 +86,7 @@ pub async fn letters_are_chosen_by_target_key_and_id<B: Backend>() {
 }
 
 pub async fn a_task_that_dies_twice_is_one_letter<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let queue = backend.open();
     let twice = task("4", "k");
     queue.push(&[twice.clone(), twice], NOW).await.unwrap();
@@ -98,7 +98,7 @@ pub async fn a_task_that_dies_twice_is_one_letter<B: Backend>() {
 }
 
 pub async fn poison_dies_by_itself_and_stops_nobody<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let queue = backend.open();
     backend.poison("4", "not-json").await;
     let other = serde_json::to_string(&task("5", "k")).unwrap();
@@ -122,7 +122,7 @@ pub async fn poison_dies_by_itself_and_stops_nobody<B: Backend>() {
 }
 
 pub async fn thousands_of_letters_are_redriven_and_discarded<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let queue = backend.open();
     let (gone, back) = (tasks("a", "gone", 600), tasks("b", "back", 700));
     queue.push(&gone, NOW).await.unwrap();

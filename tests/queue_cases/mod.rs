@@ -22,8 +22,14 @@ use backpack::{
 pub use self::backend::Backend;
 use super::support::wait::eventually;
 
-/// Never reached when all is well.
-pub const SOON: Duration = Duration::from_secs(20);
+/// Never reached when all is well, on a slow machine too; longer than [`LEASE`].
+pub const SOON: Duration = Duration::from_secs(120);
+
+/// Longer than a case works on a claim, on a slow machine too.
+pub const LEASE: Duration = Duration::from_secs(60);
+
+/// Longer than any case.
+pub const NEVER: Duration = Duration::from_secs(3600);
 
 /// For waits that end by themselves: long enough that the machine's pauses do not matter.
 pub const MOMENT: Duration = Duration::from_millis(300);
@@ -87,6 +93,11 @@ pub fn per_target(claims: &[Claim]) -> BTreeMap<&str, usize> {
         *counts.entry(claim.task.to.as_str()).or_default() += 1;
         counts
     })
+}
+
+/// What a call gives that waits for nobody: time-outs that it must not wait for are [`NEVER`] over.
+pub async fn soon<T>(call: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, call).await.expect("it ends soon")
 }
 
 /// Waits until the counts of a target are ready, delayed, claimed, dead. At once on one server; several need a moment to

@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, time::Instant};
 
 use backpack::{
     model::{ServerId, Task, Version},
-    queue::{CLAIM_LEASE, Filter, Stage, Want},
+    queue::{Filter, Stage, Want},
 };
 
 use super::*;
 
 pub async fn pushed_tasks_come_back_whole_and_the_oldest_first<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let pushed = tasks("4", "k", 20);
     backend.open().push(&pushed, NOW).await.unwrap();
     let claims = claim_all(&backend.open(), 20).await;
@@ -19,7 +19,7 @@ pub async fn pushed_tasks_come_back_whole_and_the_oldest_first<B: Backend>() {
 }
 
 pub async fn pushes_in_turn_come_back_in_turn<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let queue = backend.open();
     for n in 0..5 {
         queue.push(&[task("4", &format!("k{n}"))], NOW).await.unwrap();
@@ -28,7 +28,7 @@ pub async fn pushes_in_turn_come_back_in_turn<B: Backend>() {
 }
 
 pub async fn what_was_pushed_survives_a_crash<B: Backend>() {
-    let mut backend = B::start(CLAIM_LEASE);
+    let mut backend = B::start(LEASE);
     let queue = backend.open();
     queue.push(&tasks("4", "k", 50), NOW).await.unwrap();
     queue.push(&tasks("4", "later", 1), Duration::from_secs(3600)).await.unwrap();
@@ -43,41 +43,32 @@ pub async fn what_was_pushed_survives_a_crash<B: Backend>() {
 }
 
 pub async fn a_waiting_claim_gets_a_task_soon_after_the_push<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let (queue, pusher) = (backend.open(), backend.open());
-    let mut wake_ups = Vec::new();
     for n in 0..10 {
         let waiting = tokio::spawn({
             let queue = Arc::clone(&queue);
-            async move {
-                let claims = queue.claim(&want(1), SOON).await.unwrap();
-                (Instant::now(), claims)
-            }
+            async move { queue.claim(&want(1), NEVER).await.unwrap() }
         });
         tokio::time::sleep(Duration::from_millis(100)).await;
         pusher.push(&[task(&format!("t{n}"), "k")], NOW).await.unwrap();
-        let pushed = Instant::now();
-        let (got, claims) = waiting.await.unwrap();
-        assert_eq!(claims.len(), 1);
-        wake_ups.push(got.saturating_duration_since(pushed));
+        assert_eq!(soon(waiting).await.unwrap().len(), 1, "the push ends the wait");
     }
-    wake_ups.sort_unstable();
-    // A busy machine may hold up some of them.
-    assert!(wake_ups[5] < Duration::from_secs(1), "{wake_ups:?}");
 }
 
 pub async fn an_empty_queue_is_waited_for_and_no_longer<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let begun = Instant::now();
-    assert_eq!(backend.open().claim(&want(5), MOMENT).await.unwrap(), []);
-    assert!(begun.elapsed() >= MOMENT && begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    assert_eq!(soon(backend.open().claim(&want(5), MOMENT)).await.unwrap(), []);
+    assert!(begun.elapsed() >= MOMENT, "{:?}", begun.elapsed());
 }
 
 pub async fn a_delayed_task_waits_for_its_time<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let queue = backend.open();
     let begun = Instant::now();
-    let delay = MOMENT * 3;
+    // Far longer than the other one needs to be given out.
+    let delay = Duration::from_secs(10);
     queue.push(&[task("4", "later")], delay).await.unwrap();
     queue.push(&[task("4", "now")], NOW).await.unwrap();
     assert_eq!(claim_one(&queue).await.task.key.as_str(), "now");
@@ -87,7 +78,7 @@ pub async fn a_delayed_task_waits_for_its_time<B: Backend>() {
 }
 
 pub async fn a_task_that_waits_already_comes_at_the_earlier_time<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let queue = backend.open();
     let late = Duration::from_secs(3600);
     let same = [task("4", "k")];
@@ -99,7 +90,7 @@ pub async fn a_task_that_waits_already_comes_at_the_earlier_time<B: Backend>() {
 }
 
 pub async fn a_delayed_task_can_be_taken_back<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let queue = backend.open();
     let pushed = tasks("4", "k", 3);
     queue.push(&pushed, Duration::from_secs(3600)).await.unwrap();
@@ -112,7 +103,7 @@ pub async fn a_delayed_task_can_be_taken_back<B: Backend>() {
 }
 
 pub async fn no_more_than_wanted_and_no_target_starves<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let queue = backend.open();
     queue.push(&tasks("big", "b", 300), NOW).await.unwrap();
     for target in ["a", "c", "d"] {
@@ -131,7 +122,7 @@ pub async fn no_more_than_wanted_and_no_target_starves<B: Backend>() {
 }
 
 pub async fn no_more_of_a_target_than_wanted<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let queue = backend.open();
     for target in ["a", "b"] {
         queue.push(&tasks(target, "k", 20), NOW).await.unwrap();
@@ -144,22 +135,25 @@ pub async fn no_more_of_a_target_than_wanted<B: Backend>() {
 }
 
 pub async fn targets_not_wanted_are_left_out<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let queue = backend.open();
     for target in ["a", "b"] {
         queue.push(&tasks(target, "k", 5), NOW).await.unwrap();
     }
     let except = Want { except: HashSet::from([id("a")]), ..want(100) };
     let mut claims = Vec::new();
-    for _ in 0..3 {
-        claims.extend(queue.claim(&except, MOMENT).await.unwrap());
+    while claims.len() < 5 {
+        let more = queue.claim(&except, SOON).await.unwrap();
+        assert!(!more.is_empty(), "only {claims:?}");
+        claims.extend(more);
     }
+    assert_eq!(queue.claim(&except, MOMENT).await.unwrap(), []);
     assert_eq!(per_target(&claims), BTreeMap::from([("b", 5)]));
     assert_eq!(per_target(&claim_all(&queue, 5).await), BTreeMap::from([("a", 5)]));
 }
 
 pub async fn a_paused_target_gives_out_nothing_until_resumed<B: Backend>() {
-    let mut backend = B::start(CLAIM_LEASE);
+    let mut backend = B::start(LEASE);
     let queue = backend.open();
     queue.push(&tasks("a", "k", 2), NOW).await.unwrap();
     queue.push(&tasks("a", "due-while-paused", 1), MOMENT / 2).await.unwrap();
@@ -181,7 +175,7 @@ pub async fn a_paused_target_gives_out_nothing_until_resumed<B: Backend>() {
 }
 
 pub async fn two_versions_of_a_key_are_two_tasks<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let queue = backend.open();
     let (old, new) = (task("4", "k"), task("4", "k"));
     queue.push(std::slice::from_ref(&old), NOW).await.unwrap();
@@ -193,7 +187,7 @@ pub async fn two_versions_of_a_key_are_two_tasks<B: Backend>() {
 }
 
 pub async fn keys_come_back_byte_for_byte<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let queue = backend.open();
     let strange = [
         "a:b",
@@ -221,7 +215,7 @@ pub async fn keys_come_back_byte_for_byte<B: Backend>() {
 }
 
 pub async fn stats_and_lists_follow_each_step<B: Backend>() {
-    let backend = B::start(CLAIM_LEASE);
+    let backend = B::start(LEASE);
     let queue = backend.open();
     assert_eq!(stats(&queue).await.targets, BTreeMap::new());
     let mut pushed = tasks("a", "k", 10);
@@ -232,7 +226,7 @@ pub async fn stats_and_lists_follow_each_step<B: Backend>() {
     queue.push(&pushed, NOW).await.unwrap();
     counts(&queue, "a", [10, 0, 0, 0]).await;
     assert_eq!(stats(&queue).await.oldest_ms(), Some(1_000));
-    let claims = queue.claim(&want(8), MOMENT).await.unwrap();
+    let claims = queue.claim(&want(8), SOON).await.unwrap();
     let claimed = claims.len() as u64;
     counts(&queue, "a", [10 - claimed, 0, claimed, 0]).await;
     queue.ack(&claims[..1]).await.unwrap();

@@ -30,7 +30,7 @@ pub const ROOT: &str = "/backpack";
 pub const QUEUE_KEY: &str = "backpack-queue";
 
 /// How long the queue may take to drain: leases that end, backups that come due, pauses of breakers, a busy machine.
-const DRAIN_WITHIN: Duration = Duration::from_secs(45);
+const DRAIN_WITHIN: Duration = Duration::from_secs(180);
 
 /// With the default, a test of a lost Redis server would take a minute.
 const TIMES: [(&str, &str); 1] = [("BACKPACK_QUEUE_BACKUP_DELAY", "5")];

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// A probe that takes longer counts as "not ready" and is sent again.
-const PROBE_WITHIN: Duration = Duration::from_secs(2);
+const PROBE_WITHIN: Duration = Duration::from_secs(10);
 
 /// A running program of ours. `program` is `env!("CARGO_BIN_EXE_backpack-node")`, which only a test crate itself can name.
 pub struct Daemon {

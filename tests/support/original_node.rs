@@ -238,7 +238,7 @@ fn answer(
     let mut body = vec![0; length];
     pass(length, fault, state, |span| reader.read_exact(&mut body[span]))?;
     if let Fault::Delay(delay) = fault {
-        thread::sleep(delay);
+        state.wait_at_most(delay, fault);
     }
     // A chunked body is not read, so the connection ends with the answer.
     let unread = request.header("transfer-encoding").is_some();

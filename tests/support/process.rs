@@ -20,7 +20,7 @@ const LOG_TAIL_BYTES: usize = 4096;
 const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long the threads of a program may take to stand still.
-const STOP_WITHIN: Duration = Duration::from_secs(20);
+const STOP_WITHIN: Duration = Duration::from_secs(60);
 
 /// What to start. It is kept, so that the process can be started again in the same way.
 #[derive(Clone)]

@@ -14,6 +14,7 @@ use backpack::{
     queue::{Claim, DeadLetter, Filter, Listed, Queue, QueueError, QueueStats, Want},
 };
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 /// Counts what is done to the queue, and fails or is slow on demand.
 pub struct WatchedQueue {
@@ -28,6 +29,8 @@ pub struct WatchedQueue {
     pub panics: Mutex<Option<Key>>,
     /// Claims are made at once and answered so much later.
     pub claim_delay: Mutex<Duration>,
+    /// Claims are made at once and answered when this is no longer so.
+    pub holds_claims: watch::Sender<bool>,
     /// Cancels are made so much later.
     pub cancel_delay: Mutex<Duration>,
     /// Calls of [`Queue::claim`].
@@ -48,6 +51,7 @@ impl WatchedQueue {
             full: AtomicBool::new(false),
             panics: Mutex::new(None),
             claim_delay: Mutex::new(Duration::ZERO),
+            holds_claims: watch::Sender::new(false),
             cancel_delay: Mutex::new(Duration::ZERO),
             claims: AtomicUsize::new(0),
             acks: AtomicUsize::new(0),
@@ -87,6 +91,8 @@ impl Queue for WatchedQueue {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
+        // Its sender lives as long as this.
+        let _ = self.holds_claims.subscribe().wait_for(|holds| !holds).await;
         Ok(claims)
     }
 

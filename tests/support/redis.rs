@@ -1,6 +1,6 @@
 //! Real Redis servers.
 
-use std::{fs, ops::Deref, time::Duration};
+use std::{fs, ops::Deref};
 
 use tempfile::TempDir;
 
@@ -77,7 +77,7 @@ impl Redis {
     /// Sends one command of plain words and gives the reply as it came (`+OK`, `:3`, ...). Not over TLS.
     pub fn command(&self, line: &str) -> String {
         let sent = format!("{line}\r\nQUIT\r\n");
-        let reply = http::exchange(&self.addr(), sent.as_bytes(), Duration::from_secs(5));
+        let reply = http::exchange(&self.addr(), sent.as_bytes(), START_WITHIN);
         String::from_utf8_lossy(&reply.expect("Redis answers")).into_owned()
     }
 

@@ -88,7 +88,7 @@ impl ZooKeeper {
 
     /// The answer to a four-letter command (`srvr`, `cons`, `dump`, `wchp`); empty when the server does not answer.
     pub fn four_letters(&self, command: &str) -> String {
-        let answer = http::exchange(&self.addr(), command.as_bytes(), std::time::Duration::from_secs(2));
+        let answer = http::exchange(&self.addr(), command.as_bytes(), std::time::Duration::from_secs(20));
         String::from_utf8_lossy(&answer.unwrap_or_default()).into_owned()
     }
 
@@ -108,7 +108,7 @@ impl ZooKeeper {
 
 /// - half-second ticks, and sessions from one tick to a minute, so that tests of lost sessions are quick
 /// - 64 KiB of log at a time instead of 64 MiB: a test's data is tiny
-const COMMON: &str = "tickTime=500\nminSessionTimeout=500\nmaxSessionTimeout=60000\nmaxClientCnxns=0\npreAllocSize=64\n\
+const COMMON: &str = "tickTime=500\nminSessionTimeout=500\nmaxSessionTimeout=600000\nmaxClientCnxns=0\npreAllocSize=64\n\
      admin.enableServer=false\n4lw.commands.whitelist=*\nextendedTypesEnabled=true\n";
 
 fn launch(folder: &Path, config: &str, id: Option<usize>) -> Process {

@@ -23,12 +23,6 @@ use crate::{
     queue::{QueueError, QueueOptions},
 };
 
-/// A server on the same network answers a connect in milliseconds; one that needs a second is as good as down.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Our scripts take milliseconds, and an upload may be waiting for the answer.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// How often a server that is down is tried again.
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(1) };
 
@@ -43,6 +37,8 @@ pub(super) struct Link {
     name: String,
     client: Client,
     operators: Pool,
+    connect_timeout: Duration,
+    command_timeout: Duration,
     state: watch::Sender<State>,
     keeper: OnceLock<AbortHandle>,
 }
@@ -72,18 +68,21 @@ impl Link {
         let name = server.to_string();
         let client = client(server, options)?;
         let failed = |error: String| QueueError::Failed(format!("{name}: {error}"));
-        let manager = Manager::new_with_config(client.get_connection_info().clone(), connection_config())
+        let (connect_timeout, command_timeout) = (options.connect_timeout, options.command_timeout);
+        let info = client.get_connection_info().clone();
+        let manager = Manager::new_with_config(info, connection_config(connect_timeout))
             .map_err(|error| failed(error.to_string()))?;
         let operators = Pool::builder(manager)
             .max_size(OPERATOR_CONNECTIONS)
-            .wait_timeout(Some(COMMAND_TIMEOUT))
-            .create_timeout(Some(CONNECT_TIMEOUT))
-            .recycle_timeout(Some(CONNECT_TIMEOUT))
+            .wait_timeout(Some(command_timeout))
+            .create_timeout(Some(connect_timeout))
+            .recycle_timeout(Some(connect_timeout))
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| failed(error.to_string()))?;
         let state = watch::Sender::new(State::Connecting);
-        Ok(Self { name, client, operators, state, keeper: OnceLock::new() })
+        let keeper = OnceLock::new();
+        Ok(Self { name, client, operators, connect_timeout, command_timeout, state, keeper })
     }
 
     /// `host:port`.
@@ -131,7 +130,7 @@ impl Link {
             .get()
             .await
             .map_err(|error| QueueError::Unavailable(format!("{}: {error}", self.name)))?;
-        match timeout(COMMAND_TIMEOUT, call.invoke_async(&mut connection)).await {
+        match timeout(self.command_timeout, call.invoke_async(&mut connection)).await {
             Ok(answer) => answer.map_err(|error| to_error(&self.name, &error)),
             Err(_) => {
                 // The late answer must not meet the next caller's question.
@@ -148,7 +147,7 @@ impl Link {
         mut connection: MultiplexedConnection,
         call: &ScriptInvocation<'_>,
     ) -> Result<T, Failure> {
-        match timeout(COMMAND_TIMEOUT, call.invoke_async(&mut connection)).await {
+        match timeout(self.command_timeout, call.invoke_async(&mut connection)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) if error.is_unrecoverable_error() => {
                 Err(Failure::Broken(to_error(&self.name, &error)))
@@ -159,19 +158,20 @@ impl Link {
     }
 
     fn silent(&self) -> QueueError {
-        QueueError::Unavailable(format!("{}: no answer within {COMMAND_TIMEOUT:?}", self.name))
+        QueueError::Unavailable(format!("{}: no answer within {:?}", self.name, self.command_timeout))
     }
 
     /// The connection, waiting for one that is being made.
     async fn connection(&self) -> Result<(MultiplexedConnection, u64), QueueError> {
         self.keeper.get_or_init(|| {
-            let keep = keep(self.name.clone(), self.client.clone(), self.state.clone());
+            let (name, client, state) = (self.name.clone(), self.client.clone(), self.state.clone());
+            let keep = keep(name, client, self.connect_timeout, state);
             tokio::spawn(keep).abort_handle()
         });
         let mut states = self.state.subscribe();
         let known = states.wait_for(|state| !matches!(state, State::Connecting));
         let state =
-            timeout(CONNECT_TIMEOUT, known).await.ok().and_then(Result::ok).map(|state| state.clone());
+            timeout(self.connect_timeout, known).await.ok().and_then(Result::ok).map(|state| state.clone());
         match state {
             Some(State::Up(connection, number)) => Ok((connection, number)),
             Some(State::Down(error)) => Err(error),
@@ -202,10 +202,10 @@ impl Drop for Link {
 }
 
 /// Connects, and connects again whenever somebody left the connection.
-async fn keep(name: String, client: Client, state: watch::Sender<State>) {
+async fn keep(name: String, client: Client, connect_timeout: Duration, state: watch::Sender<State>) {
     let (mut number, mut failures) = (0, 0);
     loop {
-        match connect(&name, &client).await {
+        match connect(&name, &client, connect_timeout).await {
             Ok(connection) => {
                 if number > 0 || failures > 0 {
                     tracing::info!(server = %name, "queue server reached again");
@@ -228,24 +228,24 @@ async fn keep(name: String, client: Client, state: watch::Sender<State>) {
     }
 }
 
-async fn connect(name: &str, client: &Client) -> Result<MultiplexedConnection, QueueError> {
+async fn connect(name: &str, client: &Client, within: Duration) -> Result<MultiplexedConnection, QueueError> {
     let connect = async {
         let mut connection =
-            client.get_multiplexed_async_connection_with_config(&connection_config()).await?;
+            client.get_multiplexed_async_connection_with_config(&connection_config(within)).await?;
         // Says whether we may speak to it, and whether it still loads its data.
         cmd("PING").exec_async(&mut connection).await?;
         RedisResult::Ok(connection)
     };
-    match timeout(CONNECT_TIMEOUT, connect).await {
+    match timeout(within, connect).await {
         Ok(connected) => connected.map_err(|error| to_error(name, &error)),
-        Err(_) => Err(QueueError::Unavailable(format!("{name}: no connection within {CONNECT_TIMEOUT:?}"))),
+        Err(_) => Err(QueueError::Unavailable(format!("{name}: no connection within {within:?}"))),
     }
 }
 
-fn connection_config() -> AsyncConnectionConfig {
+fn connection_config(connect_timeout: Duration) -> AsyncConnectionConfig {
     // Each call has a timeout around it, which covers the waits that the driver's own does not.
     AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_connection_timeout(Some(connect_timeout))
         .set_response_timeout(None)
         .set_pipeline_buffer_size(WRITE_QUEUE)
 }
