@@ -40,8 +40,11 @@ pub fn options() -> Options {
 }
 
 /// The bytes of that version of a key: what is read tells what was written.
-fn body(name: &str, n: u64, length: usize) -> Vec<u8> {
-    format!("{name}@{n};").into_bytes().into_iter().cycle().take(length).collect()
+pub fn body(name: &str, n: u64, length: usize) -> Vec<u8> {
+    let part = format!("{name}@{n};");
+    let mut bytes = part.repeat(length / part.len() + 1).into_bytes();
+    bytes.truncate(length);
+    bytes
 }
 
 fn version(n: u64) -> Version {

@@ -60,7 +60,7 @@ pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
 /// Writes all of the parts there, one behind the other. After an error the file may hold any part of them.
 pub fn write_parts_at(file: &File, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
     change!(
-        Change::Write { file, bytes: parts.iter().flat_map(|part| part.to_vec()).collect(), offset },
+        Change::Write { file, bytes: parts.iter().map(|part| &**part).collect::<Vec<_>>().concat(), offset },
         write_all(parts, offset, |parts, offset| Ok(rustix::io::pwritev(file, parts, offset)?))
     )
 }

@@ -82,7 +82,11 @@ impl Layout {
         }
         let lock = lock(root)?;
         let marker = match fs::read(root.join(MARKER)) {
-            Ok(bytes) => read_marker(root, &bytes)?,
+            Ok(bytes) => {
+                // A first start that was killed may not have come to this.
+                disk::sync_folder(root).map_err(OpenError::io(context()))?;
+                read_marker(root, &bytes)?
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => make(root)?,
             Err(source) => return Err(OpenError::Io { context: context(), source }),
         };
@@ -203,7 +207,8 @@ impl Layout {
                 let id = name.to_str().and_then(|name| name.strip_suffix(".blob"));
                 match id.map(|id| u64::from_str_radix(id, 16)) {
                     Some(Ok(id)) if self.blob(id) == entry.path() => match entry.metadata() {
-                        Ok(there) => found.push((id, there.len())),
+                        Ok(metadata) => found.push((id, metadata.len())),
+                        // Removed meanwhile, by who was told to after its blob was replaced.
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                         Err(error) => return Err(error),
                     },
@@ -343,6 +348,8 @@ fn make(root: &Path) -> Result<Marker, OpenError> {
     for name in FOLDERS {
         disk::already_there(disk::create_folder(&root.join(name))).map_err(OpenError::io(context()))?;
     }
+    // Before the marker, which says that they are there.
+    disk::sync_folder(root).map_err(OpenError::io(context()))?;
     let text = serde_json::to_vec(&marker).map_err(|error| OpenError::io(context())(error.into()))?;
     write_durably(root, MARKER, &text).map_err(OpenError::io(context()))?;
     if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {

@@ -32,6 +32,10 @@ pub type OnRead<'a> = &'a mut dyn FnMut(u64, u64);
 /// Builds everything that is known at the start from what is on the disk. Where the directory is only looked at, nothing
 /// is put in order: what would be cut off or covered is in [`Found::unfinished`], and whole files are not compared.
 pub fn recover(layout: &Layout, options: &Options, on_read: OnRead<'_>) -> Result<Found, OpenError> {
+    if layout.may_change() {
+        // Which volumes there are must not change any more: a process that was killed may have made or removed one last.
+        disk::sync_folder(&layout.volumes()).map_err(OpenError::io("sync the folder of volumes"))?;
+    }
     // Before the volumes: who writes on meanwhile may save more than we see of them.
     let saved = layout.index.open().map_err(OpenError::io("open the saved index"))?;
     let clean = layout.clean_point();
@@ -398,7 +402,7 @@ impl<'a> Recovery<'a> {
         }
         for id in on_disk.into_keys() {
             tracing::info!(file = format!("{id:016x}"), "a file that no record names is removed");
-            disk::remove(&self.layout.blob(id))?;
+            disk::already_gone(disk::remove(&self.layout.blob(id)))?;
         }
         Ok(())
     }

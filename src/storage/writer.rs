@@ -407,6 +407,8 @@ impl Writer {
     }
 
     fn begin_volume(&mut self) -> io::Result<()> {
+        // Even if this fails: what is left of the new volume may say after a power cut how long this one is.
+        self.tail = None;
         let (previous, previous_length) = self.last;
         let number = previous + 1;
         if number > Place::MAX_VOLUME {

@@ -1,13 +1,14 @@
 //! What a crash, a damaged disk or a full one leaves of a storage: everything acknowledged, nothing half.
 //!
 //! - `tail`: what a crash leaves at the end; `processes`: processes that are killed, refused or held back
-//! - `damage`, `full_disk`: disks that fail
+//! - `damage`, `flips`, `full_disk`: disks that fail
 //! - `saved_index`: whatever became of the saved index; `formats`: what earlier versions wrote
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod damage;
+mod flips;
 mod formats;
 mod full_disk;
 mod processes;

@@ -94,9 +94,34 @@ impl Recorder {
     /// Records a directory, which must be there under that name without links. What is in it is taken for durable: the
     /// first events make it so.
     pub fn new(root: &Path) -> Self {
-        assert_eq!(root.canonicalize().unwrap(), root);
         let mut state = State::default();
         state.note_folder(root, Path::new(""));
+        Self::with(root, state)
+    }
+
+    /// Goes on recording in a copy of a directory, after these events.
+    pub fn resume(root: &Path, events: Vec<Event>) -> Self {
+        let mut state = State::default();
+        for event in &events {
+            match event {
+                Event::Create { file, path } => {
+                    state.names.insert(path.clone(), *file);
+                    state.files = file + 1;
+                }
+                Event::Rename { from, to } => {
+                    let file = state.names.remove(from);
+                    state.names.extend(file.map(|file| (to.clone(), file)));
+                }
+                Event::Remove { path } => drop(state.names.remove(path)),
+                _ => {}
+            }
+        }
+        state.events = events;
+        Self::with(root, state)
+    }
+
+    fn with(root: &Path, state: State) -> Self {
+        assert_eq!(root.canonicalize().unwrap(), root);
         let recorded = Arc::new(Recorded { root: root.into(), state: Mutex::new(state) });
         RECORDED.write().push(recorded.clone());
         Self(recorded)
