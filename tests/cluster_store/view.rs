@@ -143,7 +143,11 @@ async fn a_document_that_makes_no_sense_keeps_the_last_good_one(place: Place) {
 async fn many_changes_make_few_maps(place: Place) {
     const CHANGES: u64 = 100;
     let store = small_cluster(&place).await;
-    let followed = Arc::new(HoldsReads { store: place.connect(), holds: watch::Sender::new(false) });
+    let followed = Arc::new(HoldsReads {
+        store: place.connect(),
+        holds: watch::Sender::new(false),
+        reads: AtomicUsize::new(0),
+    });
     let view = start(&(followed.clone() as Arc<dyn MapStore>)).await;
     let mut changes = view.changes();
     let maps = Arc::new(AtomicUsize::new(0));
@@ -156,6 +160,7 @@ async fn many_changes_make_few_maps(place: Place) {
     // The view is in the middle of reading when most of them are made.
     let mut hints = followed.hints();
     followed.holds.send_replace(true);
+    followed.reads.store(0, Ordering::SeqCst);
     for seq in 1..=CHANGES {
         add_used(&*store, &"1".parse().unwrap(), 1, &stamp("a", seq)).await.unwrap();
         hinted(&mut hints, "/shard-size-1").await;
@@ -164,19 +169,24 @@ async fn many_changes_make_few_maps(place: Place) {
     becomes(&view, "all added", |map| size(map, "1").is_some_and(|size| size.used == CHANGES)).await;
     add_server(&*store, &server("9", 9)).await.unwrap();
     becomes(&view, "a change that came later", |map| map.servers.len() == 5).await;
-    let maps = maps.load(Ordering::SeqCst);
-    assert!(maps < 5, "{maps} maps for {CHANGES} changes of one document");
+    let (maps, reads) = (maps.load(Ordering::SeqCst), followed.reads.load(Ordering::SeqCst));
+    assert!(
+        maps < 5 && reads < CHANGES as usize / 2,
+        "{maps} maps, {reads} reads for {CHANGES} changes of one document"
+    );
 }
 
-/// Reads of documents wait while it says so.
+/// Reads of documents are counted, and wait while it says so.
 struct HoldsReads {
     store: Arc<dyn MapStore>,
     holds: watch::Sender<bool>,
+    reads: AtomicUsize,
 }
 
 #[async_trait]
 impl MapStore for HoldsReads {
     async fn get(&self, path: &str) -> Result<Option<Entry>, StoreError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
         // The sender lives as long as this.
         let _ = self.holds.subscribe().wait_for(|holds| !holds).await;
         self.store.get(path).await
