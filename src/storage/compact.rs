@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::AtomicU64,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use super::{
     rewrite::{GoOn, Rewritten, Stop, rewrite},
     shared::Shared,
     tombstones::{self, Needless},
-    volume::SUPERBLOCK_BYTES,
+    volume::{SUPERBLOCK_BYTES, Volume},
 };
 
 /// How often it is seen whether a volume is worth it: this costs a look at a few numbers for each volume.
@@ -137,14 +137,20 @@ pub fn run(shared: &Shared) {
     let mut left_alone = HashMap::new();
     let between_searches = shared.options.tombstone_age / SEARCHES_IN_AN_AGE;
     let mut search_at = Instant::now() + between_searches.min(FIRST_SEARCH_WITHIN);
+    // What had been removed when a search ended early.
+    let mut cut_at = None;
     while compaction.wait_until(Instant::now() + LOOK_EVERY) {
         if !rewrite_all(shared, &mut left_alone, &mut go_on, &mut |_, _| {}) {
             return;
         }
-        if Instant::now() >= search_at && tombstones::worth_it(shared) {
+        let removed = compaction.removed_bytes.load(Ordering::Relaxed);
+        // Once the volumes that it found were rewritten, it goes on.
+        let goes_on = cut_at.is_some_and(|then| removed > then);
+        if (goes_on || Instant::now() >= search_at) && tombstones::worth_it(shared) {
             if !tombstones::search(shared, &mut go_on) {
                 return;
             }
+            cut_at = compaction.needless.lock().is_cut.then_some(removed);
             search_at = Instant::now() + between_searches;
         }
     }
@@ -205,6 +211,14 @@ struct Candidate {
 }
 
 impl Candidate {
+    fn of(volume: &Volume, needless_bytes: u64) -> Self {
+        Self {
+            number: volume.number,
+            live_bytes: volume.live_bytes().saturating_sub(needless_bytes),
+            dead_bytes: volume.dead_bytes() + needless_bytes,
+        }
+    }
+
     /// The dead part of what it holds, from 0 to 1; 1 if it holds nothing.
     fn dead_share(&self) -> f64 {
         let all = self.live_bytes + self.dead_bytes;
@@ -217,16 +231,12 @@ fn candidates(shared: &Shared) -> Vec<Candidate> {
     let needless = shared.compaction.needless.lock();
     let mut all = shared.volumes.all();
     all.pop();
-    all.iter()
-        .map(|volume| {
-            let needless_bytes = needless.bytes_in(volume.number);
-            Candidate {
-                number: volume.number,
-                live_bytes: volume.live_bytes().saturating_sub(needless_bytes),
-                dead_bytes: volume.dead_bytes() + needless_bytes,
-            }
-        })
-        .collect()
+    all.iter().map(|volume| Candidate::of(volume, needless.bytes_in(volume.number))).collect()
+}
+
+/// Whether so many bytes of needless tombstones, with what is dead already, make a volume worth rewriting.
+pub fn is_worth_it(shared: &Shared, volume: &Volume, needless_bytes: u64) -> bool {
+    Candidate::of(volume, needless_bytes).dead_share() >= shared.options.compact_dead_ratio
 }
 
 /// The one with the largest dead share, of those that have at least that share and whose live part finds room.

@@ -106,7 +106,7 @@ pub async fn compact(engine: &Engine) {
 pub async fn find_tombstones(engine: &Engine) {
     let shared = engine.shared.clone();
     let find = move || {
-        let needless = tombstones::find(&shared, &mut |_| true).unwrap();
+        let needless = tombstones::find(&shared, usize::MAX, &mut |_| true).unwrap();
         *shared.compaction.needless.lock() = needless;
     };
     tokio::task::spawn_blocking(find).await.unwrap();

@@ -121,18 +121,24 @@ pub fn compact(
         }
         goes_on
     };
-    let searched = how.tombstone_age.is_none() || tombstones::search(&shared, &mut |bytes| pay(bytes, bytes));
-    let of = compact::bytes_to_move(&shared);
-    let finished = searched
-        && compact::rewrite_all(
-            &shared,
-            &mut HashMap::new(),
-            &mut |bytes| pay(bytes, of),
-            &mut |number, done| match done {
-                Ok(_) => removed_volumes += 1,
-                Err(reason) => drop(left_alone.insert(number, reason)),
-            },
-        );
+    let finished = loop {
+        let forgets = how.tombstone_age.is_some();
+        if forgets && !tombstones::search(&shared, &mut |bytes| pay(bytes, 0)) {
+            break false;
+        }
+        let (of, before) = (compact::bytes_to_move(&shared), removed_volumes);
+        let mut on_volume = |number, done| match done {
+            Ok(_) => removed_volumes += 1,
+            Err(reason) => drop(left_alone.insert(number, reason)),
+        };
+        if !compact::rewrite_all(&shared, &mut HashMap::new(), &mut |bytes| pay(bytes, of), &mut on_volume) {
+            break false;
+        }
+        // There may be more tombstones to forget than are found at once.
+        if !forgets || !shared.compaction.needless.lock().is_cut || removed_volumes == before {
+            break true;
+        }
+    };
     let done = Compacted {
         removed_volumes,
         removed_bytes: shared.compaction.removed_bytes.load(Ordering::Relaxed),
