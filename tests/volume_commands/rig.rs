@@ -11,7 +11,12 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{daemon::Daemon, http::Request, port::free_port, wait::START_WITHIN};
+use crate::support::{
+    daemon::Daemon,
+    http::Request,
+    port::free_port,
+    wait::{START_WITHIN, wait_until},
+};
 
 const NODE: &str = env!("CARGO_BIN_EXE_backpack-node");
 pub const ADMIN: &str = env!("CARGO_BIN_EXE_backpack-admin");
@@ -59,6 +64,8 @@ impl Node {
         node.put("/empty", Vec::new());
         let meta = Request::put(&node.addr, "/with-meta", "x").header("Content-Type", "image/jpeg");
         assert_eq!(meta.send_blocking().unwrap().status, 201);
+        // A file whose blob was replaced goes after the answer.
+        wait_until("replaced files are gone", START_WITHIN, || whole_files(&node.dir()).len() == 1);
         node
     }
 
