@@ -224,8 +224,8 @@ fn open_cold(dir: &Path, what: &str) {
 
 /// Throws the files of a storage out of the page cache.
 fn evict(dir: &Path) {
-    for folder in [dir.to_owned(), dir.join("volumes")] {
-        for entry in fs::read_dir(folder).unwrap() {
+    for folder in [dir.to_owned(), dir.join("volumes"), dir.join("keys")] {
+        for entry in fs::read_dir(folder).into_iter().flatten() {
             let file = fs::File::open(entry.unwrap().path()).unwrap();
             if file.metadata().unwrap().is_file() {
                 file.sync_all().unwrap();
@@ -380,4 +380,80 @@ fn print_times(what: &str, mut took: Vec<Duration>) {
     let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize];
     let [half, most, nearly_all] = [0.5, 0.99, 0.999].map(at);
     println!("  {} {what}: p50 {half:.2?}, p99 {most:.2?}, p99.9 {nearly_all:.2?}", took.len());
+}
+
+/// Pages of a thousand keys, and what the files of keys cost: while they are written, on the disk, and to make anew.
+#[test]
+#[ignore = "measures"]
+fn listings() {
+    for blobs in [BLOBS, MANY_BLOBS] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = || Options { sync: SyncMode::Never, ..Options::default() };
+        let engine = Engine::open(dir.path(), options()).unwrap();
+        let started = Instant::now();
+        runtime().block_on(load(&engine, blobs, SHORT_BODY));
+        println!(
+            "{blobs} blobs, loaded without sync: {:.0}/s",
+            blobs as f64 / started.elapsed().as_secs_f64()
+        );
+        runtime().block_on(engine.close()).unwrap();
+        drop(engine);
+        let (files, bytes) = key_files(dir.path());
+        println!("  {files} files of keys, {:.1} bytes a key", bytes as f64 / blobs as f64);
+        let engine = Engine::open(dir.path(), options()).unwrap();
+        settled(dir.path());
+        let before = resident();
+        runtime().block_on(pages(&engine, "cached"));
+        evict(dir.path());
+        runtime().block_on(pages(&engine, "not cached"));
+        println!("  memory of the process: {} bytes more than before", resident().saturating_sub(before));
+        runtime().block_on(engine.close()).unwrap();
+        drop(engine);
+
+        fs::remove_dir_all(dir.path().join("keys")).unwrap();
+        let engine = Engine::open(dir.path(), options()).unwrap();
+        let started = Instant::now();
+        let page = runtime().block_on(engine.list("", None, 1000)).unwrap().len();
+        println!("  without files of keys a page of {page}: {:.2?}", started.elapsed());
+        let (files, bytes) = settled(dir.path());
+        let took = started.elapsed() - QUIET;
+        println!(
+            "  made anew within {took:.0?}: {files} files, {:.1} bytes a key",
+            bytes as f64 / blobs as f64
+        );
+    }
+}
+
+/// When nothing happens to files of keys for so long, they are as they will stay.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// Waits until nothing happens to files of keys any more; how many there are then, and their bytes.
+fn settled(dir: &Path) -> (usize, u64) {
+    let mut last = (0, 0);
+    while last != key_files(dir) {
+        last = key_files(dir);
+        std::thread::sleep(QUIET);
+    }
+    last
+}
+
+/// How many files of keys there are, and their bytes.
+fn key_files(dir: &Path) -> (usize, u64) {
+    // One that was merged may go meanwhile.
+    let found =
+        fs::read_dir(dir.join("keys")).into_iter().flatten().filter_map(|entry| entry.ok()?.metadata().ok());
+    found.map(|found| found.len()).fold((0, 0), |(count, bytes), length| (count + 1, bytes + length))
+}
+
+async fn pages(engine: &Arc<Engine>, what: &str) {
+    let (mut random, mut took) = (fastrand::Rng::with_seed(7), Vec::new());
+    for n in 0..100 {
+        let after = (n > 0).then(|| name(random.u64(..)));
+        let started = Instant::now();
+        let page = engine.list("photos/", after.as_deref(), 1000).await.unwrap();
+        took.push(started.elapsed());
+        assert!(page.len() == 1000 || n > 0);
+    }
+    println!("  the first page of 1000 keys, {what}: {:.2?}", took[0]);
+    print_times("pages after any key", took);
 }

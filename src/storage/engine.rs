@@ -18,6 +18,7 @@ use super::{
     body::Body,
     commit::{Content, commit},
     compact,
+    keys::{self, Keys},
     layout::Layout,
     list,
     lookup::{Fetched, fetch},
@@ -45,6 +46,7 @@ pub struct Engine {
     pub(super) shared: Arc<Shared>,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     compactor: Mutex<Option<thread::JoinHandle<()>>>,
+    keys: Mutex<Option<thread::JoinHandle<()>>>,
     ended: watch::Receiver<Ended>,
 }
 
@@ -68,7 +70,9 @@ impl Engine {
         let end = last.as_ref().map_or((0, 0), |volume| (volume.number, volume.end()));
         let tail = last.filter(|_| found.goes_on).map(|volume| Tail { volume });
         let (durable_before, unsaved_bytes) = (found.durable_before, found.unsaved_bytes);
-        let shared = Arc::new(Shared::new(layout, options, found));
+        let keys = Keys::open(&layout, &options, &found.volumes, found.keys_until);
+        let keys = keys.map_err(OpenError::io("remove wrong files of keys"))?;
+        let shared = Arc::new(Shared::new(layout, options, found, keys));
         let (ended_sender, ended) = watch::channel(None);
         let saver = Saver::new(shared.clone(), durable_before, unsaved_bytes);
         let writer = Writer::new(shared.clone(), saver, tail, end);
@@ -79,10 +83,26 @@ impl Engine {
                 move || run_writer(&shared, writer, &ended_sender)
             })
             .map_err(OpenError::io("start the writer's thread"))?;
-        let mut engine =
-            Self { shared, writer: Mutex::new(Some(thread)), compactor: Mutex::default(), ended };
+        let mut engine = Self {
+            shared,
+            writer: Mutex::new(Some(thread)),
+            compactor: Mutex::default(),
+            keys: Mutex::default(),
+            ended,
+        };
+        engine.start_keys(durable_before)?;
         engine.start_compactor()?;
         Ok(Arc::new(engine))
+    }
+
+    fn start_keys(&mut self, durable_before: u32) -> Result<(), OpenError> {
+        let shared = self.shared.clone();
+        let thread = thread::Builder::new()
+            .name("storage-keys".to_owned())
+            .spawn(move || run_keys(&shared, durable_before))
+            .map_err(OpenError::io("start the thread that writes keys"))?;
+        *self.keys.get_mut() = Some(thread);
+        Ok(())
     }
 
     fn start_compactor(&mut self) -> Result<(), OpenError> {
@@ -160,6 +180,12 @@ fn run_compactor(shared: &Shared) {
     }
 }
 
+fn run_keys(shared: &Shared, durable_before: u32) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| keys::run(shared, durable_before))).is_err() {
+        tracing::error!("writing keys panicked: listings take longer until the next start");
+    }
+}
+
 fn run_writer(shared: &Shared, writer: Writer, ended: &watch::Sender<Ended>) {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.run()));
     let result = match result {
@@ -185,6 +211,10 @@ impl Drop for Engine {
         if let Some(writer) = self.writer.lock().take() {
             // Its panic was caught and logged; there is nobody left to tell.
             let _ = writer.join();
+        }
+        self.shared.keys.stop();
+        if let Some(keys) = self.keys.lock().take() {
+            let _ = keys.join();
         }
     }
 }
@@ -244,7 +274,8 @@ impl Storage for Engine {
             disk_bytes: volume_bytes
                 + numbers.file_bytes
                 + shared.options.reserve_bytes
-                + shared.layout.index.bytes(),
+                + shared.layout.index.bytes()
+                + shared.keys.disk_bytes(),
             free_bytes: shared.layout.free_bytes(),
             damaged: shared.damage.count(),
             volumes: shared.volumes.count() as u64,
@@ -272,14 +303,20 @@ impl Storage for Engine {
         }
         self.shared.queue.stop();
         let mut ended = self.ended.clone();
-        let ended = ended.wait_for(Option::is_some).await;
-        match ended.as_deref() {
-            Ok(Some(Ok(()))) => {
-                self.shared.health.close();
-                Ok(())
-            }
+        let result = match ended.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(Ok(()))) => Ok(()),
             Ok(Some(Err(reason))) => Err(StorageError::ReadOnly(reason.clone())),
             Ok(None) | Err(_) => Err(StorageError::ReadOnly("the writer is gone".to_owned())),
+        };
+        self.shared.keys.stop();
+        let keys = self.keys.lock().take();
+        if let Some(keys) = keys {
+            // It writes what is in memory. Its panic was caught and logged.
+            let _ = tokio::task::spawn_blocking(|| keys.join()).await;
         }
+        if result.is_ok() {
+            self.shared.health.close();
+        }
+        result
     }
 }

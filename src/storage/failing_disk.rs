@@ -182,9 +182,10 @@ async fn what_was_never_acknowledged_stays_out_of_sight_when_the_volume_that_say
         assert!(has(&engine, "before").await && !has(&engine, "failed").await, "{steps}");
         whole |= rewrite_some(&engine, 1, steps).await.is_ok();
         copy(&copied, &crashed);
-        let engine = Engine::open(&crashed, compacted()).unwrap();
-        assert!(has(&engine, "before").await && !has(&engine, "failed").await, "{steps}");
-        assert_eq!(engine.usage().damaged, 0);
+        let after = Engine::open(&crashed, compacted()).unwrap();
+        assert!(has(&after, "before").await && !has(&after, "failed").await, "{steps}");
+        assert_eq!(after.usage().damaged, 0);
+        drop((engine, after));
         std::fs::remove_dir_all(&copied).unwrap();
         std::fs::remove_dir_all(&crashed).unwrap();
         if whole {

@@ -5,6 +5,7 @@
 //! LOCK              flock of the process that has it open
 //! CLEAN             up to where the last volume is known to be whole
 //! INDEX             the index, saved from time to time
+//! keys/             files of keys in order; may be removed
 //! RESERVE           space given up when the disk is full, so that deletes still work
 //! volumes/NNNNNNNN.vol
 //! blobs/XX/ID.blob  whole files; XX are the last two digits of ID
@@ -222,6 +223,17 @@ impl Layout {
     /// Where that whole file is received.
     pub fn tmp(&self, id: u64) -> PathBuf {
         self.root.join(format!("tmp/{id:016x}"))
+    }
+
+    /// The folder of files of keys; made when the first is.
+    pub fn keys(&self) -> PathBuf {
+        self.root.join("keys")
+    }
+
+    /// Sees that the folder of files of keys is there, durably.
+    pub fn make_keys(&self) -> io::Result<()> {
+        disk::already_there(disk::create_folder(&self.keys()))?;
+        disk::sync_folder(&self.root)
     }
 
     /// The reserve for deletes.

@@ -1,21 +1,23 @@
-//! Listing keys in order, by a walk through all volumes for each call.
+//! Listing keys in order: a page is read from the runs and memtables of `keys`. What they do not cover is found by a walk
+//! through the volumes.
 //!
-//! Memory is bounded by the call's limit, and no lock is held across I/O. The price: every call reads the heads of all
-//! records (about a second for a million that are in the page cache, and a read of the whole volumes where blobs are
-//! small and nothing is cached).
+//! The index alone says what is listed: an entry counts if it is of the record that the index holds. Memory is bounded by
+//! the call's limit, and no lock is held across I/O.
 
 use std::{collections::BTreeMap, io, str::FromStr, sync::Arc};
 
 use super::{
     Listed, StorageError,
     index::Place,
-    lookup::{MAX_LOOK_UPS, newest, read_head_with},
-    record::{Head, Kind},
-    scan::{Scan, Step},
+    keys::{BadRun, KeyEntry, View, walk},
+    lookup::{MAX_LOOK_UPS, read_head_with},
+    record::Kind,
     shared::Shared,
-    volume::{SUPERBLOCK_BYTES, Volume},
 };
 use crate::model::Key;
+
+/// A page is begun again when a run turns out to be damaged; that run is not used again, so this is not reached.
+const MAX_TRIES: usize = 1000;
 
 /// The first `limit` keys that start with `prefix` and are greater than `after`.
 pub async fn list(
@@ -32,8 +34,8 @@ pub async fn list(
     let shared = shared.clone();
     let after = after.map(|after| after.as_bytes().into());
     let page = Page { prefix: prefix.as_bytes().into(), after, limit, found: BTreeMap::new() };
-    let walk = tokio::task::spawn_blocking(move || walk(&shared, page));
-    walk.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(failed)
+    let read = tokio::task::spawn_blocking(move || read(&shared, page));
+    read.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(failed)
 }
 
 /// The smallest keys met so far.
@@ -45,6 +47,11 @@ struct Page {
 }
 
 impl Page {
+    /// No key before this one is wanted.
+    fn start(&self) -> &[u8] {
+        self.after.as_deref().map_or(&*self.prefix, |after| after.max(&self.prefix))
+    }
+
     fn wants(&self, key: &[u8]) -> bool {
         key.starts_with(&self.prefix)
             && self.after.as_deref().is_none_or(|after| key > after)
@@ -52,65 +59,108 @@ impl Page {
                 || self.found.last_key_value().is_none_or(|(last, _)| key <= last.as_slice()))
     }
 
-    /// A key that was replaced during the walk is met twice: what is met later is newer.
-    fn add(&mut self, head: &Head<'_>) {
-        let Some(listed) = listed(head) else { return };
-        self.found.insert(head.key.to_vec(), listed);
+    /// A key that was replaced meanwhile is met twice: what is met later is newer.
+    fn add(&mut self, key: &[u8], entry: &KeyEntry) {
+        let Some(listed) = listed(key, entry) else { return };
+        self.found.insert(key.to_vec(), listed);
         if self.found.len() > self.limit {
             self.found.pop_last();
         }
     }
 }
 
-fn listed(head: &Head<'_>) -> Option<Listed> {
-    let key = std::str::from_utf8(head.key).ok().and_then(|text| Key::from_str(text).ok())?;
-    let deleted = head.kind == Kind::Tombstone;
-    let checksum = (!deleted).then_some(head.checksum);
-    Some(Listed { key, version: head.version, length: head.blob_length(), checksum, deleted })
+fn listed(key: &[u8], entry: &KeyEntry) -> Option<Listed> {
+    let key = std::str::from_utf8(key).ok().and_then(|text| Key::from_str(text).ok())?;
+    let deleted = entry.kind == Kind::Tombstone;
+    let checksum = (!deleted).then_some(entry.checksum);
+    Some(Listed { key, version: entry.version, length: entry.length, checksum, deleted })
 }
 
-fn walk(shared: &Shared, mut page: Page) -> io::Result<Vec<Listed>> {
-    // Held to the end: compaction may remove one meanwhile, and what it moves from there may go behind the bound.
-    let volumes = shared.volumes.all();
-    let Some(last) = volumes.last() else { return Ok(Vec::new()) };
-    let bound = Place::new(last.number, last.end());
-    for volume in &volumes {
-        let end = if volume.number == bound.volume() { bound.offset() } else { volume.end() };
-        let mut scan = Scan::new(volume, SUPERBLOCK_BYTES, end);
-        while let Some(step) = scan.next()? {
-            // Damage was reported when it was met first.
-            if let Step::Record { offset, head } = step {
-                meet(shared, volume, offset, &head, bound, &mut page);
-            }
+fn read(shared: &Shared, mut page: Page) -> io::Result<Vec<Listed>> {
+    for _ in 0..MAX_TRIES {
+        page.found.clear();
+        let view = shared.keys.view(&shared.volumes);
+        read_gaps(shared, &view, &mut page)?;
+        match read_keys(shared, &view, &mut page) {
+            Ok(()) => return Ok(page.found.into_values().collect()),
+            Err(Failure::Io(error)) => return Err(error),
+            Err(Failure::Bad(bad)) => shared.keys.withdraw(&bad),
         }
     }
-    Ok(page.found.into_values().collect())
+    Err(io::Error::other("files of keys are damaged all the time"))
 }
 
-/// Takes a record into the page if it is the newest of its key. If that was written after the walk began, the walk
-/// will not come by it: then it is read here.
-fn meet(shared: &Shared, volume: &Volume, offset: u64, head: &Head<'_>, bound: Place, page: &mut Page) {
-    if head.kind == Kind::Gap || !page.wants(head.key) {
-        return;
+/// Why a page was not read.
+enum Failure {
+    Io(io::Error),
+    Bad(BadRun),
+}
+
+impl From<BadRun> for Failure {
+    fn from(bad: BadRun) -> Self {
+        Self::Bad(bad)
     }
-    let here = Place::new(volume.number, offset);
-    let hash = shared.hash(head.key);
+}
+
+fn read_gaps(shared: &Shared, view: &View, page: &mut Page) -> io::Result<()> {
+    let mut failure = None;
+    for gap in &view.gaps {
+        walk(&view.volumes, gap, |place, head| {
+            let entry = KeyEntry::of(place, head);
+            if page.wants(head.key) {
+                failure = look_up(shared, head.key, &[entry], view.end, page).err();
+            }
+            failure.is_none()
+        })?;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+    }
+    Ok(())
+}
+
+fn read_keys(shared: &Shared, view: &View, page: &mut Page) -> Result<(), Failure> {
+    let start = page.start().to_vec();
+    let mut keys = view.keys(&start)?;
+    while let Some((key, entries)) = keys.next()? {
+        if page.wants(&key) {
+            look_up(shared, &key, &entries, view.end, page).map_err(Failure::Io)?;
+        } else if page.after.as_deref() != Some(&key) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Takes a key into the page if there is a record of it: one of `known`, or one that was written at `end` or behind it,
+/// where nobody else comes by.
+fn look_up(shared: &Shared, key: &[u8], known: &[KeyEntry], end: Place, page: &mut Page) -> io::Result<()> {
+    let hash = shared.hash(key);
     for _ in 0..MAX_LOOK_UPS {
-        let mut moved = false;
-        for entry in newest(&shared.index, hash, here, bound) {
-            if entry.place == here {
-                page.add(head);
+        let mut is_moved = false;
+        for entry in shared.index.candidates(hash) {
+            if let Some(known) = known.iter().find(|known| known.place == entry.place) {
+                page.add(key, known);
+                return Ok(());
+            }
+            if entry.place < end {
                 continue;
             }
-            let read = read_head_with(&shared.volumes, &entry, |later| {
-                if later.key == head.key {
-                    page.add(later);
-                }
+            let read = read_head_with(&shared.volumes, &entry, |head| {
+                (head.key == key).then(|| KeyEntry::of(entry.place, head))
             });
-            moved |= read.is_none() && !shared.index.holds(hash, entry.place);
+            match read {
+                Some(Some(later)) => {
+                    page.add(key, &later);
+                    return Ok(());
+                }
+                Some(None) => {}
+                None => is_moved |= !shared.index.holds(hash, entry.place),
+            }
         }
-        if !moved {
-            return;
+        if !is_moved {
+            return Ok(());
         }
     }
+    Err(io::Error::other("a record is moved all the time"))
 }

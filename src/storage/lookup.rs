@@ -8,7 +8,7 @@ use super::{
     READ_CHUNK_BYTES, StorageError,
     damage::Damage,
     decide::Old,
-    index::{Entry, Index, Place},
+    index::{Entry, Index},
     pread::{Reads, is_unreadable, read_full},
     record::{FIXED_BYTES, FileRef, Head, Kind, MAX_HEAD_BYTES},
     totals::Counted,
@@ -248,10 +248,4 @@ async fn facts_for_task(
     let bytes = reads.read(&volume.file, length as usize, offset).await.ok()?;
     let head = Head::decode(bytes.as_ref(), &volume.seal, offset).ok()?;
     Some((head.key == key).then(|| Facts::of(&head)))
-}
-
-/// Of the records under that hash, the one at `here` and those written at or after `bound`.
-pub fn newest(index: &Index, hash: u64, here: Place, bound: Place) -> impl Iterator<Item = Entry> {
-    let candidates = index.candidates(hash);
-    candidates.into_iter().filter(move |entry| entry.place == here || entry.place >= bound)
 }

@@ -7,7 +7,7 @@
 //! - `disk`: every change to the file system; `layout`, `volume`, `append`, `reserve`, `doomed`, `scan`: files
 //! - `slot`, `table`, `index`, `lookup`, `decide`, `damage`, `totals`: what is where, and which write of a key stays
 //! - `body`, `file_body`, `budget`, `commit`, `queue`, `writer`, `health`: writing
-//! - `reader`, `buffers`, `pread`, `list`: reading
+//! - `reader`, `buffers`, `pread`, `list`: reading; `keys`: all keys in order, for listings
 //! - `compact`, `rewrite`, `tombstones`: giving back space
 //! - `checkpoint`, `index_file`, `saver`: the saved index; `opened`, `restore`, `recovery`: the start
 //! - `shared`, `options`, `engine`: all of it together
@@ -40,6 +40,7 @@ mod index;
 mod index_file;
 mod inspect;
 mod inspect_verify;
+mod keys;
 mod layout;
 mod list;
 mod lookup;

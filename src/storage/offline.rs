@@ -15,6 +15,7 @@ use super::{
     Engine,
     compact::{self, Pace},
     index::Place,
+    keys::Keys,
     layout::Layout,
     options::{OpenError, Options},
     recovery::{OnRead, recover},
@@ -46,7 +47,10 @@ pub fn rebuild_index(dir: &Path, on_read: OnRead<'_>) -> Result<Rebuilt, OpenErr
     let found = recover(&layout, &options, on_read)?;
     let last = found.volumes.last().map(|last| Place::new(last.number, last.end()));
     let (durable_before, unsaved_bytes) = (found.durable_before, found.unsaved_bytes.max(1));
-    let shared = Arc::new(Shared::new(layout, options, found));
+    // Files of keys left out what the index held that is gone: without it they are removed.
+    let keys = Keys::open(&layout, &options, &found.volumes, found.keys_until);
+    let keys = keys.map_err(OpenError::io("remove files of keys"))?;
+    let shared = Arc::new(Shared::new(layout, options, found, keys));
     if let Some(end) = last {
         Saver::new(shared.clone(), durable_before, unsaved_bytes).finish(end);
         if shared.layout.index.bytes() == 0 {

@@ -24,6 +24,8 @@ pub const DEFAULT_TOMBSTONE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 const LEAST_DEAD_RATIO: f64 = 0.05;
 /// At least so many bytes of records are written between two saved indexes: read again in less than a second.
 const INDEX_SAVE_BYTES: u64 = 64 << 20;
+/// Some 60,000 keys, and three times as much where the disk is slow.
+const MEMTABLE_BYTES: usize = 8 << 20;
 /// The most a record may carry, whatever the settings say: it bounds what a reader of a volume has to believe.
 pub const MAX_SMALL_LIMIT: u64 = 64 << 20;
 /// Offsets are kept in 40 bits.
@@ -71,6 +73,8 @@ pub struct Options {
     /// The index is saved after so many bytes of records, or more if it is large. Only tests replace it, to have it saved
     /// all the time.
     pub index_save_bytes: u64,
+    /// Keys in memory are written to a file when they take so many bytes. Only tests replace it, to have many files.
+    pub memtable_bytes: usize,
     /// Hash of a key's bytes with the store's seed. Only tests replace it, to make keys collide.
     pub key_hash: fn(&[u8], u64) -> u64,
 }
@@ -87,6 +91,7 @@ impl Default for Options {
             compact_bytes_per_second: DEFAULT_COMPACT_BYTES_PER_SECOND,
             tombstone_age: DEFAULT_TOMBSTONE_AGE,
             index_save_bytes: INDEX_SAVE_BYTES,
+            memtable_bytes: MEMTABLE_BYTES,
             key_hash: xxh3_64_with_seed,
         }
     }

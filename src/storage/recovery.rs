@@ -55,6 +55,7 @@ pub fn recover(layout: &Layout, options: &Options, on_read: OnRead<'_>) -> Resul
     if layout.may_change() {
         recovery.check_files().map_err(OpenError::io("check the files of blobs"))?;
     }
+    let keys_until = recovery.keys_until();
     let Recovery {
         index,
         volumes,
@@ -81,6 +82,7 @@ pub fn recover(layout: &Layout, options: &Options, on_read: OnRead<'_>) -> Resul
         goes_on,
         durable_before: from.volume(),
         unsaved_bytes: read_bytes,
+        keys_until,
         opened,
         unfinished,
         whole_end,
@@ -102,6 +104,10 @@ struct Recovery<'a> {
     damage: Damage,
     /// Records before this place are in the index.
     from: Place,
+    /// No record before this place was covered with a gap.
+    sound_to: Place,
+    /// Stretches that were known before; `None` without a saved index.
+    known_stretches: Option<u64>,
     /// Records before this place are known to be whole.
     whole: Place,
     /// Bytes of records that were not in the index.
@@ -154,6 +160,7 @@ impl<'a> Recovery<'a> {
     ) -> Self {
         let nothing = Place::new(0, 0);
         let used_saved = restored.is_some();
+        let known_stretches = restored.as_ref().map(|restored| restored.extent.stretches);
         let (index, from, whole, next_file, stretches) = match restored {
             Some(Restored { index, from, extent }) => {
                 (index, from, extent.end, extent.next_file, extent.stretches)
@@ -171,6 +178,8 @@ impl<'a> Recovery<'a> {
             volumes: Volumes::default(),
             damage: Damage::with_stretches(stretches),
             from,
+            sound_to: Place::from_number(u64::MAX),
+            known_stretches,
             whole,
             read_bytes: 0,
             next_file,
@@ -300,6 +309,7 @@ impl<'a> Recovery<'a> {
             }
         }
         for gap in doubtful.iter().filter(|doubtful| doubtful.end <= end) {
+            self.sound_to = self.sound_to.min(Place::new(volume.number, gap.start));
             if self.layout.may_change() {
                 self.cover(volume, gap)?;
             } else {
@@ -381,6 +391,12 @@ impl<'a> Recovery<'a> {
         if let Some(old) = old {
             self.damage.replaced(old.entry.place);
         }
+    }
+
+    /// Files of keys leave out what was replaced. They are believed only if no record that replaced another may have been
+    /// lost from sight since: those that were made of records before this place.
+    fn keys_until(&self) -> Option<Place> {
+        (self.known_stretches == Some(self.damage.stretches())).then_some(self.sound_to)
     }
 
     /// Finds missing files, removes those that no record needs, and sees which id was never used.

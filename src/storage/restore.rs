@@ -63,7 +63,10 @@ fn try_restore(
     let (index, from, extent) = load(&file, layout.store, probe, has)?;
     let lengths =
         volumes.iter().map(|opened| (opened.volume.number, opened.valid_length(), opened.is_sound()));
-    agrees(&extent, from, &lengths.collect::<Vec<_>>()).map_err(Unusable::Wrong)?;
+    if from > extent.end {
+        return Err(Unusable::Wrong("it ends before it begins"));
+    }
+    agrees(extent.end, &extent.volumes, &lengths.collect::<Vec<_>>()).map_err(Unusable::Wrong)?;
     let last = volumes.iter().find(|opened| opened.volume.number == extent.end.volume());
     if let Some(last) = last
         && mark(&last.volume, extent.end.offset())? != extent.mark
@@ -73,26 +76,24 @@ fn try_restore(
     Ok(Some(Restored { index, from, extent }))
 }
 
-/// Whether volumes (number, valid bytes, soundness; ascending) still hold what the index was made of. One that is gone was
-/// compacted: what of it is still valid stands behind the others now.
-fn agrees(extent: &Extent, from: Place, volumes: &[(u32, u64, bool)]) -> Result<(), &'static str> {
+/// Whether volumes (number, valid bytes, soundness; ascending) still hold what was made of them when they were `known`
+/// (number, valid bytes; ascending) and ended at `end`. One that is gone was compacted: what of it is still valid stands
+/// behind the others now.
+pub fn agrees(end: Place, known: &[(u32, u64)], volumes: &[(u32, u64, bool)]) -> Result<(), &'static str> {
     let last = volumes.last().map_or(0, |(number, ..)| *number);
-    if from > extent.end {
-        return Err("it ends before it begins");
-    }
-    if last < extent.end.volume() {
+    if last < end.volume() {
         return Err("the last volume is gone");
     }
-    for &(number, length, is_sound) in volumes.iter().filter(|(number, ..)| *number <= extent.end.volume()) {
-        let Ok(at) = extent.volumes.binary_search_by_key(&number, |(known, _)| *known) else {
+    for &(number, length, is_sound) in volumes.iter().filter(|(number, ..)| *number <= end.volume()) {
+        let Ok(at) = known.binary_search_by_key(&number, |(known, _)| *known) else {
             return Err("there is a volume that it does not know");
         };
-        let saved = extent.volumes[at].1;
+        let saved = known[at].1;
         if !is_sound {
             return Err("a volume's superblock cannot be read");
         }
         // The last one may have grown since.
-        if length < saved || number < extent.end.volume() && length != saved {
+        if length < saved || number < end.volume() && length != saved {
             return Err("a volume has another length");
         }
     }
@@ -105,17 +106,10 @@ mod tests {
 
     #[test]
     fn volumes_may_grow_at_the_end_and_go_but_not_change() {
-        let extent = Extent {
-            end: Place::new(7, 500),
-            mark: 0,
-            next_file: 1,
-            stretches: 0,
-            volumes: vec![(3, 100), (5, 200), (7, 500)],
-        };
-        let from = Place::new(5, 64);
+        let (end, known) = (Place::new(7, 500), [(3, 100), (5, 200), (7, 500)]);
         let agrees = |volumes: &[(u32, u64)]| {
             let sound = volumes.iter().map(|&(number, length)| (number, length, true));
-            super::agrees(&extent, from, &sound.collect::<Vec<_>>()).is_ok()
+            super::agrees(end, &known, &sound.collect::<Vec<_>>()).is_ok()
         };
         assert!(agrees(&[(3, 100), (5, 200), (7, 500)]));
         assert!(agrees(&[(3, 100), (5, 200), (7, 900), (8, 64)]));
@@ -124,7 +118,6 @@ mod tests {
         assert!(!agrees(&[(3, 101), (5, 200), (7, 500)]) && !agrees(&[(3, 99), (5, 200), (7, 500)]));
         assert!(!agrees(&[(3, 100), (4, 64), (5, 200), (7, 500)]));
         assert!(!agrees(&[]) && !agrees(&[(3, 100), (5, 200)]), "compaction leaves the last one");
-        assert!(super::agrees(&extent, from, &[(7, 500, false)]).is_err());
-        assert!(super::agrees(&extent, Place::new(7, 501), &[(7, 500, true)]).is_err());
+        assert!(super::agrees(end, &known, &[(7, 500, false)]).is_err());
     }
 }

@@ -63,6 +63,7 @@ impl Saver {
         }
         self.stop();
         self.written = 0;
+        self.shared.keys.write_soon();
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name("storage-index".to_owned()).spawn({
             let (shared, stop, durable_before) = (self.shared.clone(), stop.clone(), self.durable_before);
@@ -177,7 +178,7 @@ fn extent(shared: &Shared) -> io::Result<Extent> {
 }
 
 /// Makes durable what may not be: what was written without a sync, by this process or by one that was killed.
-fn sync_volumes(shared: &Shared, first: u32) -> io::Result<()> {
+pub fn sync_volumes(shared: &Shared, first: u32) -> io::Result<()> {
     for volume in shared.volumes.all().iter().filter(|volume| volume.number >= first) {
         // One that is gone was removed after its records were moved.
         disk::already_gone(shared.sync_volume(volume.number))?;

@@ -18,7 +18,8 @@ use super::{
     damage::Damage,
     disk,
     health::Health,
-    index::Index,
+    index::{Index, Place},
+    keys::Keys,
     layout::Layout,
     lookup::{self, Current},
     opened::Opened,
@@ -33,8 +34,8 @@ use crate::model::Key;
 
 /// Writes that may wait for the writer; more wait for a place. Some batches' worth: it never holds up the writer.
 const MAX_WAITING: usize = 8192;
-/// Listings at once: each walks through all volumes.
-const MAX_LISTINGS: usize = 2;
+/// Listings at once: each takes a thread, and walks through volumes where files of keys are missing.
+const MAX_LISTINGS: usize = 4;
 
 /// What all parts of an open engine share.
 pub struct Shared {
@@ -46,6 +47,8 @@ pub struct Shared {
     pub index: Arc<Index>,
     /// The volumes.
     pub volumes: Arc<Volumes>,
+    /// All keys in order.
+    pub keys: Keys,
     /// Reads for requests.
     pub reads: Arc<Reads>,
     /// What was found damaged.
@@ -87,6 +90,8 @@ pub struct Found {
     pub goes_on: bool,
     /// Volumes with a smaller number are surely durable.
     pub durable_before: u32,
+    /// Files of keys that were made of records before this place can be believed, if any.
+    pub keys_until: Option<Place>,
     /// Bytes of records that no saved index has.
     pub unsaved_bytes: u64,
     /// The volumes as they were before anything was put in order, ascending.
@@ -125,11 +130,12 @@ impl SavedIndex {
 
 impl Shared {
     /// Everything, at the start.
-    pub fn new(layout: Layout, options: Options, found: Found) -> Self {
+    pub fn new(layout: Layout, options: Options, found: Found, keys: Keys) -> Self {
         let volume_bytes = compact::volume_bytes(&options, layout.total_bytes());
         Self {
             index: Arc::new(found.index),
             volumes: Arc::new(found.volumes),
+            keys,
             reads: Arc::default(),
             damage: Arc::new(found.damage),
             budget: Budget::new(options.buffer_bytes),

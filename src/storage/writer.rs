@@ -21,6 +21,7 @@ use super::{
     doomed::Doomed,
     health::{is_full, write_error},
     index::{Entry, Place},
+    keys::KeyEntry,
     layout::CleanPoint,
     lookup::{Current, current},
     record::{FileRef, Kind, NewHead},
@@ -108,9 +109,25 @@ impl Request {
         (self.head(false).length() + self.data.len()) as u64
     }
 
+    /// What the index holds of it, there.
+    fn entry(&self, place: Place) -> Entry {
+        let head = self.head(false);
+        Entry::new(place, head.length(), head.data_len, self.kind)
+    }
+
+    /// What listings need of it, there.
+    fn key_entry(&self, place: Place) -> (&[u8], KeyEntry) {
+        let (kind, version, length, checksum) = (self.kind, self.version, self.length(), self.checksum);
+        (self.key.as_str().as_bytes(), KeyEntry { place, kind, version, length, checksum })
+    }
+
+    /// Bytes of the blob.
+    fn length(&self) -> u64 {
+        self.file.map_or(self.data.len() as u64, |file| file.length)
+    }
+
     fn counted(&self) -> Counted {
-        let length = self.file.map_or(self.data.len() as u64, |file| file.length);
-        Counted { kind: self.kind, length }
+        Counted { kind: self.kind, length: self.length() }
     }
 
     fn refuse(self, error: StorageError) {
@@ -321,7 +338,8 @@ impl Writer {
                 // Before they are answered, or those who are quick would be counted twice.
                 let answered = group.iter().filter(|item| item.request.moved.is_none()).count();
                 self.expect_again(answered, started.elapsed());
-                group.into_iter().zip(places).for_each(|(item, place)| self.show(item, place));
+                self.show(&group, &places);
+                group.into_iter().zip(places).for_each(|(item, place)| self.answer(item, place));
             }
             // Not all fit: as many as do, one by one.
             Err(Failure::Full) if group.len() > 1 => {
@@ -424,13 +442,23 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes a durable write visible and answers it.
-    fn show(&self, item: Accepted, place: Place) {
+    /// Makes durable writes visible.
+    fn show(&self, group: &[Accepted], places: &[Place]) {
+        let written = || group.iter().zip(places);
+        let keys = written().map(|(item, place)| item.request.key_entry(*place));
+        self.shared.keys.enter(self.end(), keys, || {
+            for (Accepted { request, old, .. }, place) in written() {
+                let old = old.map(|old| old.entry.place);
+                self.shared.index.put(request.hash, old, request.entry(*place), request.file);
+            }
+        });
+    }
+
+    /// Counts a write that is visible, and answers it.
+    fn answer(&self, item: Accepted, place: Place) {
         let Accepted { mut request, old, before } = item;
         let shared = &self.shared;
-        let head = request.head(false);
-        let entry = Entry::new(place, head.length(), head.data_len, request.kind);
-        shared.index.put(request.hash, old.map(|old| old.entry.place), entry, request.file);
+        let entry = request.entry(place);
         shared.volumes.now_live(place, entry.record_bound());
         if let Some(old) = old {
             shared.volumes.now_dead(old.entry.place, old.entry.record_bound());
