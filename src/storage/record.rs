@@ -368,6 +368,36 @@ mod tests {
             prop_assert_eq!(head.record_length(), bytes.len() as u64 + u64::from(new.data_len));
         }
 
+        /// Behind a checksum that is right, as nobody but this program writes them: no panic all the same, and no length
+        /// beyond the limits.
+        #[test]
+        fn any_sealed_bytes_are_read_within_the_limits(
+            mut bytes in proptest::collection::vec(any::<u8>(), FIXED_BYTES..400),
+            kind in 0_u8..6,
+            data_len in prop_oneof![0_u32..200_000, any::<u32>()],
+            key_len in 0_u16..60,
+            pairs_len in prop_oneof![0_u16..60, any::<u16>()],
+        ) {
+            bytes[..3].copy_from_slice(&MAGIC);
+            bytes[3] = kind;
+            bytes[32..36].copy_from_slice(&data_len.to_le_bytes());
+            bytes[36..38].copy_from_slice(&key_len.to_le_bytes());
+            bytes[38..40].copy_from_slice(&pairs_len.to_le_bytes());
+            let fixed = *bytes.first_chunk().unwrap();
+            let length = Lengths::of(&fixed).map_or(FIXED_BYTES, |lengths| lengths.head());
+            prop_assert!(length <= MAX_HEAD_BYTES);
+            bytes.resize(bytes.len().max(length), 7);
+            let sum = seal().sum(64, &bytes[..length]);
+            bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+            if let Ok(head) = Head::decode(&bytes, &seal(), 64) {
+                prop_assert_eq!(head.length(), length);
+                prop_assert_eq!(head.key.len() + head.pairs.len(), usize::from(key_len) + usize::from(pairs_len));
+                prop_assert!(head.kind == Kind::Gap || u64::from(head.data_len) <= MAX_SMALL_LIMIT);
+                prop_assert!(head.sums().len() % 4 == 0 && head.file().is_some() == (head.kind == Kind::File));
+                prop_assert!(head.record_length() <= MAX_HEAD_BYTES as u64 + u64::from(u32::MAX));
+            }
+        }
+
         #[test]
         fn any_bytes_are_refused_without_panic(
             mut bytes in proptest::collection::vec(any::<u8>(), 0..300),

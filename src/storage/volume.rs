@@ -245,6 +245,8 @@ impl Volumes {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn superblock() -> Superblock {
@@ -262,6 +264,23 @@ mod tests {
         }
         for cut in 0..bytes.len() {
             assert_eq!(Superblock::decode(&bytes[..cut], [1; 16], 7), Err(SuperblockError::Damaged));
+        }
+    }
+
+    proptest! {
+        /// Behind a checksum that is right too.
+        #[test]
+        fn any_bytes_are_read_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..90), sealed: bool) {
+            if sealed && let Some(front) = bytes.first_chunk_mut::<{ SUPERBLOCK_BYTES as usize }>() {
+                front[..8].copy_from_slice(&MAGIC);
+                front[12..16].fill(0);
+                let sum = crc32c(front);
+                front[12..16].copy_from_slice(&sum.to_le_bytes());
+                let read = Superblock::decode(&bytes, [1; 16], 7);
+                prop_assert!(matches!(read, Err(SuperblockError::Refused(_))), "{:?}", read);
+            } else {
+                prop_assert_eq!(Superblock::decode(&bytes, [1; 16], 7), Err(SuperblockError::Damaged));
+            }
         }
     }
 
