@@ -384,6 +384,18 @@ async fn compaction_is_paused_and_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_scrub_is_paused_resumed_and_started() {
+    let node = TestNode::start().await;
+    let told =
+        || (node.storage.scrub_paused.load(Ordering::SeqCst), node.storage.scrubs.load(Ordering::SeqCst));
+    for (verb, expected) in [("pause", (true, 0)), ("resume", (false, 0)), ("start", (false, 1))] {
+        assert_eq!(node.ask("POST", &format!("/-/scrub/{verb}")).await.status, 204);
+        assert_eq!(told(), expected, "{verb}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn methods_and_paths_that_are_not_there() {
     let node = TestNode::start().await;
     for (method, target, status, allow) in [
@@ -394,11 +406,14 @@ async fn methods_and_paths_that_are_not_there() {
         ("PUT", "/stats", 405, Some("GET, HEAD")),
         ("DELETE", "/-/list", 405, Some("GET, HEAD")),
         ("GET", "/-/compaction/pause", 405, Some("POST")),
+        ("GET", "/-/scrub/start", 405, Some("POST")),
+        ("POST", "/-/damaged", 405, Some("GET, HEAD")),
         ("GET", "/-/nothing", 404, None),
         ("PUT", "/-/nothing", 404, None),
         ("GET", "/none", 404, None),
         ("GET", "/", 400, None),
         ("HEAD", "/-/list", 200, None),
+        ("HEAD", "/-/damaged", 200, None),
         ("HEAD", "/stats", 200, None),
         ("GET", "/-/live", 200, None),
         ("GET", "/-/ready", 200, None),

@@ -6,6 +6,7 @@ mod support;
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    os::unix::fs::FileExt,
     path::Path,
     process::Command,
     sync::{
@@ -304,10 +305,11 @@ fn damage(dir: &Path, bytes: &[u8], at: usize) {
                 folders.push(path);
                 continue;
             }
-            let mut content = std::fs::read(&path).unwrap();
+            let content = std::fs::read(&path).unwrap();
             if let Some(start) = content.windows(bytes.len()).position(|window| window == bytes) {
-                content[start + at] ^= 1;
-                std::fs::write(path, content).unwrap();
+                // In place: the node may be running.
+                let file = std::fs::File::options().write(true).open(path).unwrap();
+                file.write_all_at(&[content[start + at] ^ 1], (start + at) as u64).unwrap();
                 return;
             }
         }
@@ -317,8 +319,15 @@ fn damage(dir: &Path, bytes: &[u8], at: usize) {
 
 #[test]
 fn damage_on_the_disk_is_never_served() {
-    let dir = tempfile::tempdir().unwrap();
-    let (node, addr) = start(dir.path(), free_port());
+    let (dir, port) = (tempfile::tempdir().unwrap(), free_port().to_string());
+    // The scrub would find it first.
+    let unscrubbed = ["--scrub-bytes-per-second", "0", "--small-blob-size", SMALL];
+    let node = Daemon::start(
+        PROGRAM,
+        [&[dir.path().to_str().unwrap(), "127.0.0.1", &port], &unscrubbed[..]].concat(),
+    );
+    let addr = format!("127.0.0.1:{port}");
+    node.wait_ready(&addr);
     let small = b"a small blob, packed into a volume".to_vec();
     let big: Vec<u8> = (0..1_000_000u32).flat_map(u32::to_le_bytes).collect();
     for (key, bytes) in [("/small", &small), ("/big", &big)] {
@@ -332,17 +341,94 @@ fn damage_on_the_disk_is_never_served() {
 
     let reply = read(&addr, "/small");
     assert_eq!((reply.status, reply.header("X-Backpack-Damaged")), (404, Some("1")), "{}", reply.text());
-    let cut = Request::get(&addr, "/big").send_blocking();
-    assert!(cut.is_err(), "{:?}", cut.map(|reply| (reply.status, reply.body.len())));
     let part = Request::get(&addr, "/big").header("Range", "bytes=0-999").send_blocking().unwrap();
     assert_eq!((part.status, part.body.as_slice()), (206, &big[..1000]));
+    let cut = Request::get(&addr, "/big").send_blocking();
+    assert!(cut.is_err(), "{:?}", cut.map(|reply| (reply.status, reply.body.len())));
+    let reply = read(&addr, "/big");
+    assert_eq!(
+        (reply.status, reply.header("X-Backpack-Damaged")),
+        (404, Some("1")),
+        "known, it is withdrawn"
+    );
     let metrics = read(&addr, "/-/metrics").text();
     assert!(
         metrics
             .lines()
-            .any(|line| line.starts_with("backpack_node_damaged_reads_total{") && line.ends_with(" 2"))
+            .any(|line| line.starts_with("backpack_node_damaged_reads_total{") && line.ends_with(" 3"))
     );
 
     assert_eq!(Request::put(&addr, "/small", small.clone()).send_blocking().unwrap().status, 204);
     assert_eq!(read(&addr, "/small").body, small);
+}
+
+/// The lines of a page of what is damaged.
+fn listed(addr: &str, query: &str) -> Vec<serde_json::Value> {
+    let reply = read(addr, &format!("/-/damaged{query}"));
+    assert_eq!((reply.status, reply.header("Content-Type")), (200, Some("application/x-ndjson")));
+    reply.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn what_the_scrub_finds_is_listed_until_it_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, addr) = start(dir.path(), free_port());
+    let blob = |n: u8| vec![n; 10_000 + usize::from(n)];
+    let big: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
+    for n in 1..6 {
+        assert_eq!(Request::put(&addr, &format!("/small/{n}"), blob(n)).send_blocking().unwrap().status, 201);
+    }
+    assert_eq!(Request::put(&addr, "/big", big.clone()).send_blocking().unwrap().status, 201);
+    let found = || -> (u64, u64) {
+        let stats: serde_json::Value = serde_json::from_str(&read(&addr, "/stats").text()).unwrap();
+        let scrub = &stats["scrub"];
+        if scrub["running"] == false && scrub["last_ended_ms"].is_u64() {
+            assert_eq!(scrub["verified_bytes"], scrub["total_bytes"]);
+        }
+        (scrub["last_ended_ms"].as_u64().unwrap_or(0), scrub["found"].as_u64().unwrap())
+    };
+    let round = |expected: u64| {
+        let (last, _) = found();
+        assert_eq!(Request::new("POST", &addr, "/-/scrub/start").send_blocking().unwrap().status, 204);
+        wait_until("a round of the scrub came to its end", START_WITHIN, || found().0 > last);
+        assert_eq!(found().1, expected);
+    };
+    assert_eq!(listed(&addr, ""), Vec::<serde_json::Value>::new());
+    // While it runs.
+    damage(dir.path(), &blob(2), 7);
+    damage(dir.path(), &blob(4), 9_000);
+    damage(dir.path(), &big[200_000..200_064], 0);
+    round(3);
+    let all = listed(&addr, "");
+    let of = |field: &str| all.iter().map(|line| line[field].clone()).collect::<Vec<_>>();
+    assert_eq!(of("key"), ["small/2", "small/4", "big"]);
+    assert_eq!(of("what"), ["checksum", "checksum", "block"]);
+    assert!(
+        all.iter().all(|line| line["version"].as_str().unwrap().len() == 26 && line["found_ms"].is_u64())
+    );
+    assert!(all[2]["file"].as_str().unwrap().starts_with("blobs/"));
+    // Page by page.
+    let first = listed(&addr, "?limit=2");
+    assert_eq!(first, all[..2]);
+    let next = format!("?limit=2&after={}", first[1]["place"].as_str().unwrap());
+    assert_eq!(listed(&addr, &next), all[2..]);
+    assert_eq!(read(&addr, "/-/damaged?after=x").status, 400);
+    for key in ["/small/2", "/small/4", "/big"] {
+        let reply = read(&addr, key);
+        assert_eq!((reply.status, reply.header("X-Backpack-Damaged")), (404, Some("1")), "{key}");
+    }
+    // It is known after a restart.
+    assert!(node.terminate(START_WITHIN).success());
+    node.restart();
+    node.wait_ready(&addr);
+    assert_eq!(listed(&addr, ""), all);
+    for (key, bytes) in [("/small/2", blob(2)), ("/small/4", blob(4)), ("/big", big)] {
+        let again = all.iter().find(|line| key[1..] == *line["key"].as_str().unwrap()).unwrap();
+        let version = again["version"].as_str().unwrap();
+        let put = Request::put(&addr, key, bytes.clone()).header("X-Backpack-Version", version);
+        assert_eq!(put.send_blocking().unwrap().status, 204, "the same version repairs it");
+        assert_eq!(read(&addr, key).body, bytes);
+    }
+    assert_eq!(listed(&addr, ""), Vec::<serde_json::Value>::new());
+    round(0);
 }

@@ -72,7 +72,8 @@ fn raw_appends(dir: &Path, group: usize) -> f64 {
 }
 
 async fn durable_puts(dir: &Path, writers: u64, sync: SyncMode) -> f64 {
-    let engine = Engine::open(dir, Options { sync, ..Options::default() }).unwrap();
+    let engine =
+        Engine::open(dir, Options { sync, scrub_bytes_per_second: 0, ..Options::default() }).unwrap();
     let (next, body) = (Arc::new(AtomicU64::new(0)), Bytes::from(vec![7; BODY]));
     let started = Instant::now();
     let tasks = (0..writers).map(|_| {
@@ -148,7 +149,7 @@ async fn reads(engine: &Arc<Engine>, tasks: u64) -> f64 {
 #[ignore = "measures"]
 fn a_million_blobs() {
     let dir = tempfile::tempdir().unwrap();
-    let options = || Options { sync: SyncMode::Never, ..Options::default() };
+    let options = || Options { sync: SyncMode::Never, scrub_bytes_per_second: 0, ..Options::default() };
     let engine = Engine::open(dir.path(), options()).unwrap();
     let started = Instant::now();
     runtime().block_on(load(&engine, BLOBS, BODY));
@@ -193,7 +194,11 @@ fn a_million_blobs() {
 #[ignore = "measures"]
 fn ten_million_blobs() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = Engine::open(dir.path(), Options { sync: SyncMode::Never, ..Options::default() }).unwrap();
+    let engine = Engine::open(
+        dir.path(),
+        Options { sync: SyncMode::Never, scrub_bytes_per_second: 0, ..Options::default() },
+    )
+    .unwrap();
     let started = Instant::now();
     runtime().block_on(load(&engine, MANY_BLOBS, SHORT_BODY));
     println!("loaded without sync: {:.0}/s", MANY_BLOBS as f64 / started.elapsed().as_secs_f64());
@@ -270,7 +275,11 @@ fn opened_in_a_new_process() {
     let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
     let before = resident();
     let started = Instant::now();
-    let engine = Engine::open(dir, Options { index_save_bytes: u64::MAX, ..Options::default() }).unwrap();
+    let engine = Engine::open(
+        dir,
+        Options { index_save_bytes: u64::MAX, scrub_bytes_per_second: 0, ..Options::default() },
+    )
+    .unwrap();
     let opened = started.elapsed();
     let blobs = engine.usage().blobs as f64;
     let (index, process) = (engine.index_bytes() as f64, (resident() - before) as f64);
@@ -306,6 +315,7 @@ fn overwrites_with_and_without_compaction() {
             volume_bytes: 16 << 20,
             small_limit: 1 << 20,
             compact_bytes_per_second,
+            scrub_bytes_per_second: 0,
             ..Options::default()
         };
         let engine = Engine::open(dir.path(), options).unwrap();

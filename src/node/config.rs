@@ -10,7 +10,8 @@ use crate::{
     model::size,
     storage::{
         DEFAULT_BUFFER_BYTES, DEFAULT_COMPACT_BYTES_PER_SECOND, DEFAULT_COMPACT_DEAD_RATIO,
-        DEFAULT_SMALL_LIMIT, DEFAULT_TOMBSTONE_AGE, DEFAULT_VOLUME_BYTES, Options, SyncMode,
+        DEFAULT_SCRUB_BYTES_PER_SECOND, DEFAULT_SCRUB_PERIOD, DEFAULT_SMALL_LIMIT, DEFAULT_TOMBSTONE_AGE,
+        DEFAULT_VOLUME_BYTES, Options, SyncMode,
     },
 };
 
@@ -79,6 +80,27 @@ pub struct Config {
     )]
     pub tombstone_days: u64,
 
+    /// Everything stored is read and verified once in so many days
+    #[arg(
+        long,
+        env = "BACKPACK_NODE_SCRUB_DAYS",
+        default_value_t = DEFAULT_SCRUB_PERIOD.as_secs() / DAY.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..=3650),
+        value_name = "DAYS"
+    )]
+    pub scrub_days: u64,
+
+    /// Bytes that verifying may read in a second at most; it takes no more than it needs to be done in time. 0: nothing is
+    /// verified but what is read
+    #[arg(
+        long,
+        env = "BACKPACK_NODE_SCRUB_BYTES_PER_SECOND",
+        default_value = "32mb",
+        value_parser = size::parse,
+        value_name = "SIZE"
+    )]
+    pub scrub_bytes_per_second: u64,
+
     /// An upload that sends nothing for so many seconds gets 408
     #[arg(
         long,
@@ -110,6 +132,8 @@ impl Default for Config {
             compact_dead_ratio: DEFAULT_COMPACT_DEAD_RATIO,
             compact_bytes_per_second: DEFAULT_COMPACT_BYTES_PER_SECOND,
             tombstone_days: DEFAULT_TOMBSTONE_AGE.as_secs() / DAY.as_secs(),
+            scrub_days: DEFAULT_SCRUB_PERIOD.as_secs() / DAY.as_secs(),
+            scrub_bytes_per_second: DEFAULT_SCRUB_BYTES_PER_SECOND,
             upload_idle: DEFAULT_UPLOAD_IDLE.as_secs(),
             max_connections: DEFAULT_CONNECTIONS,
         }
@@ -136,6 +160,8 @@ impl Config {
             compact_dead_ratio: self.compact_dead_ratio,
             compact_bytes_per_second: self.compact_bytes_per_second,
             tombstone_age: DAY * self.tombstone_days as u32,
+            scrub_period: DAY * self.scrub_days as u32,
+            scrub_bytes_per_second: self.scrub_bytes_per_second,
             ..Options::default()
         }
     }
@@ -185,11 +211,22 @@ mod tests {
             "1mb",
             "--tombstone-days",
             "9",
+            "--scrub-days",
+            "7",
+            "--scrub-bytes-per-second",
+            "3mb",
         ]);
         let options = config.unwrap().storage();
+        assert_eq!((options.scrub_period, options.scrub_bytes_per_second), (7 * DAY, 3 << 20));
         assert_eq!((options.compact_dead_ratio, options.compact_bytes_per_second), (0.5, 1 << 20));
         assert_eq!(options.tombstone_age, 9 * DAY);
-        for bad in ["--sync=sometimes", "--max-blob-size=big", "--upload-idle=0", "--tombstone-days=0"] {
+        for bad in [
+            "--sync=sometimes",
+            "--max-blob-size=big",
+            "--upload-idle=0",
+            "--tombstone-days=0",
+            "--scrub-days=0",
+        ] {
             assert!(parse(&[bad]).is_err(), "{bad}");
         }
     }

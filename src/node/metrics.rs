@@ -71,12 +71,26 @@ impl Metrics {
         set("backpack_node_failed_disks", usage.failed_disks);
         set("backpack_node_read_only", u64::from(usage.read_only.is_some()));
         set("backpack_node_compaction_paused", u64::from(usage.compaction_paused));
+        let scrub = &usage.scrub;
+        set("backpack_node_scrub_verified_bytes", scrub.verified_bytes);
+        set("backpack_node_scrub_total_bytes", scrub.total_bytes);
+        set("backpack_node_scrub_found", scrub.found);
+        set("backpack_node_scrub_running", u64::from(scrub.running));
+        set("backpack_node_scrub_paused", u64::from(scrub.paused));
+        // Absent before the first round, so that an alarm on its age does not take it for one of 1970.
+        for (name, ms) in [
+            ("backpack_node_scrub_began_timestamp_seconds", scrub.began_ms),
+            ("backpack_node_scrub_ended_timestamp_seconds", scrub.last_ended_ms),
+        ] {
+            ms.into_iter().for_each(|ms| set(name, ms / 1000));
+        }
         let count =
             |name: &'static str, value: u64| counter!(name, "node" => self.node.clone()).absolute(value);
         count("backpack_node_compacted_bytes_total", usage.compacted_bytes);
         count("backpack_node_reclaimed_bytes_total", usage.reclaimed_bytes);
         count("backpack_node_memory_reads_total", usage.memory_reads);
         count("backpack_node_disk_reads_total", usage.disk_reads);
+        count("backpack_node_scrub_read_bytes_total", scrub.read_bytes);
     }
 }
 

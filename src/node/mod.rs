@@ -44,7 +44,7 @@ use crate::{
 };
 use metrics::{Metrics, Pending};
 use refusal::Refusal;
-use target::Target;
+use target::{ScrubVerb, Target};
 use watch::Watch;
 
 /// What a node stands on.
@@ -158,15 +158,29 @@ impl Handler for Node {
             Target::Blob(_) if !is_blob_method(&head.method) => not_allowed(&head.method),
             Target::Blob(key) => self.blob(&key, &head, body, id).await,
             Target::Unknown => Refusal::Unknown.answer(),
-            Target::List(_) | Target::Stats if !reads => reply::method_not_allowed(&head.method, "GET, HEAD"),
+            Target::List(_) | Target::Damaged(_) | Target::Stats if !reads => {
+                reply::method_not_allowed(&head.method, "GET, HEAD")
+            }
             Target::List(query) => list::list(self, &query).await.unwrap_or_else(|refusal| refusal.answer()),
+            Target::Damaged(query) => {
+                list::damaged(self, &query).await.unwrap_or_else(|refusal| refusal.answer())
+            }
             Target::Stats => stats::stats(self),
-            Target::Compaction { .. } if head.method != Method::POST => {
+            Target::Compaction { .. } | Target::Scrub(_) if head.method != Method::POST => {
                 reply::method_not_allowed(&head.method, "POST")
             }
             Target::Compaction { pause } => {
                 tracing::info!(pause, "compaction was told to pause, or to go on");
                 self.storage.pause_compaction(pause);
+                reply::empty(StatusCode::NO_CONTENT)
+            }
+            Target::Scrub(verb) => {
+                tracing::info!(?verb, "the scrub was told what to do");
+                match verb {
+                    ScrubVerb::Pause => self.storage.pause_scrub(true),
+                    ScrubVerb::Resume => self.storage.pause_scrub(false),
+                    ScrubVerb::Start => self.storage.start_scrub(),
+                }
                 reply::empty(StatusCode::NO_CONTENT)
             }
         }

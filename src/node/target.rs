@@ -3,7 +3,7 @@
 use http::Uri;
 
 use super::refusal::Refusal;
-use crate::model::Key;
+use crate::{model::Key, storage::Spot};
 
 /// What a request is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub enum Target {
     Blob(Key),
     /// `/-/list`, one page of what is stored.
     List(ListQuery),
+    /// `/-/damaged`, one page of what is damaged.
+    Damaged(DamagedQuery),
     /// `/stats`.
     Stats,
     /// `/-/compaction/pause`, or `resume`.
@@ -19,8 +21,21 @@ pub enum Target {
         /// Which of the two.
         pause: bool,
     },
+    /// `/-/scrub/pause`, `resume` or `start`.
+    Scrub(ScrubVerb),
     /// Something else under `/-/`, which is nobody's.
     Unknown,
+}
+
+/// What the scrub is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScrubVerb {
+    /// Wait where it is.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Begin a round now.
+    Start,
 }
 
 /// Lines of a page that asks for no number.
@@ -39,6 +54,15 @@ pub struct ListQuery {
     pub limit: usize,
 }
 
+/// Which page of what is damaged is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedQuery {
+    /// Only what lies behind this: the `place` of the last line of the page before.
+    pub after: Option<Spot>,
+    /// At most so many lines.
+    pub limit: usize,
+}
+
 impl Default for ListQuery {
     fn default() -> Self {
         Self { prefix: String::new(), after: None, limit: DEFAULT_LIST_LIMIT }
@@ -51,6 +75,10 @@ impl Target {
         match uri.path() {
             "/stats" => return Ok(Self::Stats),
             "/-/list" => return ListQuery::read(uri.query().unwrap_or_default()).map(Self::List),
+            "/-/damaged" => return DamagedQuery::read(uri.query().unwrap_or_default()).map(Self::Damaged),
+            "/-/scrub/pause" => return Ok(Self::Scrub(ScrubVerb::Pause)),
+            "/-/scrub/resume" => return Ok(Self::Scrub(ScrubVerb::Resume)),
+            "/-/scrub/start" => return Ok(Self::Scrub(ScrubVerb::Start)),
             "/-/compaction/pause" => return Ok(Self::Compaction { pause: true }),
             "/-/compaction/resume" => return Ok(Self::Compaction { pause: false }),
             path if path.starts_with("/-/") => return Ok(Self::Unknown),
@@ -65,20 +93,44 @@ impl ListQuery {
     /// Reads `prefix=a&after=b&limit=10`. Values are percent-decoded once; `+` is a plus.
     fn read(query: &str) -> Result<Self, Refusal> {
         let mut read = Self::default();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        for (name, value) in parameters(query) {
             match name {
                 "prefix" => read.prefix = decode(name, value)?,
                 "after" => read.after = Some(decode(name, value)?),
                 "limit" => read.limit = limit(value)?,
-                _ => {
-                    let known = "prefix, after and limit are known";
-                    return Err(Refusal::Query(format!("unknown parameter {name:?}: {known}")));
-                }
+                _ => return Err(unknown(name, "prefix, after and limit")),
             }
         }
         Ok(read)
     }
+}
+
+impl DamagedQuery {
+    /// Reads `after=7:123&limit=10`.
+    fn read(query: &str) -> Result<Self, Refusal> {
+        let mut read = Self { after: None, limit: DEFAULT_LIST_LIMIT };
+        for (name, value) in parameters(query) {
+            match name {
+                "after" => {
+                    let spot = decode(name, value)?.parse();
+                    read.after = Some(spot.map_err(|error| Refusal::Query(format!("after: {error}")))?);
+                }
+                "limit" => read.limit = limit(value)?,
+                _ => return Err(unknown(name, "after and limit")),
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// Names and values, as they were sent.
+fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+fn unknown(name: &str, known: &str) -> Refusal {
+    Refusal::Query(format!("unknown parameter {name:?}: {known} are known"))
 }
 
 fn limit(text: &str) -> Result<usize, Refusal> {
@@ -144,6 +196,12 @@ mod tests {
         assert_eq!(read("/-/nothing").unwrap(), Target::Unknown);
         assert_eq!(read("/-/compaction/pause").unwrap(), Target::Compaction { pause: true });
         assert_eq!(read("/-/compaction/resume").unwrap(), Target::Compaction { pause: false });
+        for (verb, expected) in
+            [("pause", ScrubVerb::Pause), ("resume", ScrubVerb::Resume), ("start", ScrubVerb::Start)]
+        {
+            assert_eq!(read(&format!("/-/scrub/{verb}")).unwrap(), Target::Scrub(expected));
+        }
+        assert_eq!(read("/-/scrub/stop").unwrap(), Target::Unknown);
         assert_eq!(read("/-/list").unwrap(), Target::List(ListQuery::default()));
     }
 
@@ -163,6 +221,23 @@ mod tests {
         for bad in ["limit=0", "limit=10001", "limit=x", "limit=", "prefix=%2", "after=%ff", "perfix=a", "x"]
         {
             assert!(query(&format!("/-/list?{bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pages_of_what_is_damaged() {
+        let query = |target: &str| match read(target).unwrap() {
+            Target::Damaged(query) => (query.after.map(|after| after.to_string()), query.limit),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(query("/-/damaged"), (None, DEFAULT_LIST_LIMIT));
+        assert_eq!(query("/-/damaged?limit=7&after=0/12:345"), (Some("0/12:345".to_owned()), 7));
+        assert_eq!(
+            query("/-/damaged?after=1%2f2%3A64-99"),
+            (Some("1/2:64-99".to_owned()), DEFAULT_LIST_LIMIT)
+        );
+        for bad in ["limit=0", "limit=10001", "after=", "after=7", "prefix=a", "after=0/1:%zz"] {
+            assert!(matches!(read(&format!("/-/damaged?{bad}")), Err(Refusal::Query(_))), "{bad}");
         }
     }
 }

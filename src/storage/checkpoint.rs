@@ -11,17 +11,20 @@ use std::{
 
 use super::{
     blocks::crc32c,
+    damage::Stretch,
     disk,
     index::{Index, Place, TABLES},
     pread::read_full,
+    verify::Wrong,
     volume::{SUPERBLOCK_BYTES, Volume},
 };
 use crate::model::Crc64;
 
 const MAGIC: [u8; 8] = *b"BPINDEX\0";
 /// Of the saved index. Another one is not read: the volumes are.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 const END_BYTES: usize = 28;
+const STRETCH_BYTES: usize = 24;
 const VOLUME_BYTES: usize = 12;
 /// So much is written between two syncs: a sync of everything at once would hold up those of the writer.
 const SYNC_BYTES: usize = 4 << 20;
@@ -51,8 +54,8 @@ pub struct Extent {
     pub mark: u32,
     /// No whole file has an id from here on.
     pub next_file: u64,
-    /// Stretches of volumes where no record can be read.
-    pub stretches: u64,
+    /// Stretches of volumes where no record can be read and nobody knows whose they were.
+    pub stretches: Vec<(Place, Stretch)>,
     /// All volumes, ascending, with what of them is valid.
     pub volumes: Vec<(u32, u64)>,
 }
@@ -101,7 +104,11 @@ impl<'f> Save<'f> {
         self.payload.extend_from_slice(&extent.end.to_number().to_le_bytes());
         self.payload.extend_from_slice(&extent.mark.to_le_bytes());
         self.payload.extend_from_slice(&extent.next_file.to_le_bytes());
-        self.payload.extend_from_slice(&extent.stretches.to_le_bytes());
+        self.payload.extend_from_slice(&(extent.stretches.len() as u64).to_le_bytes());
+        for (place, stretch) in &extent.stretches {
+            let fields = [place.to_number(), stretch.end, stretch.found_ms];
+            fields.iter().for_each(|field| self.payload.extend_from_slice(&field.to_le_bytes()));
+        }
         for (number, length) in &extent.volumes {
             self.payload.extend_from_slice(&number.to_le_bytes());
             self.payload.extend_from_slice(&length.to_le_bytes());
@@ -179,10 +186,18 @@ fn read_origin(bytes: &[u8]) -> Result<Origin, Unusable> {
 }
 
 fn read_extent(bytes: &[u8]) -> Option<Extent> {
-    let (fixed, volumes) = bytes.split_at_checked(END_BYTES)?;
+    let (fixed, rest) = bytes.split_at_checked(END_BYTES)?;
     let mut fields = Fields(fixed);
     let end = Place::from_number(fields.long()?);
     let (mark, next_file, stretches) = (fields.number()?, fields.long()?, fields.long()?);
+    let stretches = usize::try_from(stretches).ok()?.checked_mul(STRETCH_BYTES)?;
+    let (stretches, volumes) = rest.split_at_checked(stretches)?;
+    let stretch = |bytes| {
+        let mut fields = Fields(bytes);
+        let (place, end, found_ms) = (fields.long()?, fields.long()?, fields.long()?);
+        Some((Place::from_number(place), Stretch { end, wrong: Wrong::NoRecord, found_ms }))
+    };
+    let stretches = stretches.chunks_exact(STRETCH_BYTES).map(stretch).collect::<Option<_>>()?;
     let entries = volumes.chunks_exact(VOLUME_BYTES);
     if !entries.remainder().is_empty() {
         return None;
@@ -268,7 +283,9 @@ mod tests {
 
     fn extent() -> Extent {
         let volumes = vec![(1, 1 << 33), (3, 700)];
-        Extent { end: Place::new(3, 700), mark: 5, next_file: 12, stretches: 1, volumes }
+        let stretch = |end| Stretch { end, wrong: Wrong::NoRecord, found_ms: 17 };
+        let stretches = vec![(Place::new(1, 100), stretch(200)), (Place::new(3, 64), stretch(600))];
+        Extent { end: Place::new(3, 700), mark: 5, next_file: 12, stretches, volumes }
     }
 
     /// Blobs, tombstones and files; where each is, by its hash.
@@ -330,7 +347,7 @@ mod tests {
             assert_eq!(entries(&loaded), entries(&index));
             let sorted = |index: &Index| {
                 let mut files = index.files();
-                files.sort_unstable_by_key(|(place, _)| *place);
+                files.sort_unstable_by_key(|one| one.place);
                 files
             };
             assert_eq!(sorted(&loaded), sorted(&index));
@@ -345,7 +362,7 @@ mod tests {
             assert_eq!(loaded.holds(*hash, entry.place), entry.place.volume() == 3);
         }
         assert_eq!(entries(&loaded).len(), 200);
-        assert!(loaded.files().iter().all(|(place, _)| place.volume() == 3));
+        assert!(loaded.files().iter().all(|one| one.place.volume() == 3));
     }
 
     #[test]

@@ -7,10 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::{
     options::Options,
+    pace::{Hold, Pace},
     rewrite::{GoOn, Rewritten, Stop, rewrite},
     shared::Shared,
     tombstones::{self, Needless},
@@ -21,8 +22,6 @@ use super::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A volume that had to be left alone, because of damage for instance, is tried again after this.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(600);
-/// Shorter waits are put together: each costs a call of the system.
-const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// How often needless tombstones are looked for, while their age passes: they stay an eighth longer at most.
 const SEARCHES_IN_AN_AGE: u32 = 8;
 /// A volume is at most this part of the file system: 2 %.
@@ -39,77 +38,8 @@ pub struct Compaction {
     pub removed_bytes: AtomicU64,
     /// Tombstones that nobody needs any more.
     pub needless: Mutex<Needless>,
-    control: Mutex<Control>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Control {
-    stopped: bool,
-    paused: bool,
-}
-
-impl Compaction {
-    /// Ends it, whatever it is doing.
-    pub fn stop(&self) {
-        self.control.lock().stopped = true;
-        self.changed.notify_all();
-    }
-
-    /// Holds it where it is, or lets it go on.
-    pub fn pause(&self, paused: bool) {
-        self.control.lock().paused = paused;
-        self.changed.notify_all();
-    }
-
-    /// Whether it is held.
-    pub fn is_paused(&self) -> bool {
-        self.control.lock().paused
-    }
-
-    /// Waits until then, and while it is paused. `false` if it was stopped.
-    fn wait_until(&self, until: Instant) -> bool {
-        let mut control = self.control.lock();
-        while !control.stopped {
-            if control.paused {
-                self.changed.wait(&mut control);
-            } else if self.changed.wait_until(&mut control, until).timed_out() {
-                break;
-            }
-        }
-        !control.stopped
-    }
-
-    fn may_go_on(&self) -> bool {
-        let control = self.control.lock();
-        !control.stopped && !control.paused
-    }
-}
-
-/// Keeps to a number of bytes per second.
-pub struct Pace<'a> {
-    compaction: &'a Compaction,
-    bytes_per_second: u64,
-    /// When what was done so far is paid for.
-    free_at: Instant,
-}
-
-impl<'a> Pace<'a> {
-    /// Begins now.
-    pub fn new(compaction: &'a Compaction, bytes_per_second: u64) -> Self {
-        Self { compaction, bytes_per_second, free_at: Instant::now() }
-    }
-
-    /// Waits for as long as that many bytes may take, and while compaction is paused. `false` if it was stopped.
-    pub fn go_on(&mut self, bytes: u64) -> bool {
-        let now = Instant::now();
-        let took = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
-        self.free_at = self.free_at.max(now) + took;
-        if self.free_at - now < SHORTEST_WAIT && self.compaction.may_go_on() {
-            return true;
-        }
-        self.compaction.wait_until(self.free_at)
-    }
+    /// Whether it may go on.
+    pub hold: Hold,
 }
 
 /// Size at which a new volume is begun: on a small disk a part of it, so that keeping room for one volume does not cost
@@ -132,14 +62,15 @@ fn left_to_deletes(options: &Options) -> u64 {
 /// Compacts until it is stopped.
 pub fn run(shared: &Shared) {
     let compaction = &shared.compaction;
-    let mut pace = Pace::new(compaction, shared.options.compact_bytes_per_second);
-    let mut go_on = |bytes| pace.go_on(bytes);
+    let bytes_per_second = shared.options.compact_bytes_per_second;
+    let mut pace = Pace::new(&compaction.hold);
+    let mut go_on = |bytes| pace.go_on(bytes, bytes_per_second);
     let mut left_alone = HashMap::new();
     let between_searches = shared.options.tombstone_age / SEARCHES_IN_AN_AGE;
     let mut search_at = Instant::now() + between_searches.min(FIRST_SEARCH_WITHIN);
     // What had been removed when a search ended early.
     let mut cut_at = None;
-    while compaction.wait_until(Instant::now() + LOOK_EVERY) {
+    while compaction.hold.wait_until(Instant::now() + LOOK_EVERY) {
         if !rewrite_all(shared, &mut left_alone, &mut go_on, &mut |_, _| {}) {
             return;
         }
@@ -275,23 +206,5 @@ mod tests {
         assert_eq!(choose(candidates(&four), 0.3, 0), Some(4), "what is wholly dead needs no room");
         assert_eq!(choose(candidates(&[(0, 0)]), 1.0, 0), Some(1), "nor what is empty");
         assert_eq!(choose(candidates(&four[..3]), 1.0, 10_000), None);
-    }
-
-    #[test]
-    fn the_pace_is_kept_and_a_stop_ends_every_wait() {
-        let compaction = Compaction::default();
-        let started = Instant::now();
-        let mut pace = Pace::new(&compaction, 1000);
-        for _ in 0..10 {
-            assert!(pace.go_on(10));
-        }
-        assert!(started.elapsed() >= Duration::from_millis(100) - SHORTEST_WAIT);
-        compaction.pause(true);
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| pace.go_on(1 << 40));
-            compaction.pause(false);
-            compaction.stop();
-            assert!(!waiting.join().unwrap());
-        });
     }
 }

@@ -33,6 +33,7 @@ pub fn options() -> Options {
         small_limit: SMALL,
         reserve_bytes: 4096,
         compact_bytes_per_second: 0,
+        scrub_bytes_per_second: 0,
         compact_dead_ratio: 0.05,
         tombstone_age: FOR_EVER,
         ..Options::default()

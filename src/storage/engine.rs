@@ -13,22 +13,25 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    Blob, BlobInfo, BlobWriter, Found, Listed, NewBlob, Storage, StorageError, Usage, Written,
+    Blob, BlobInfo, BlobWriter, Damaged, Found, Listed, NewBlob, Spot, Storage, StorageError, Usage, Written,
     append::Tail,
     body::Body,
     commit::{Content, commit},
-    compact,
+    compact, damaged,
     keys::{self, Keys},
     layout::Layout,
     list,
     lookup::{Fetched, fetch},
     options::{OpenError, Options},
     pairs,
+    pread::is_unreadable,
     reader::{OpenBlob, Source, packed},
     record::{FileRef, Kind},
     recovery,
     saver::Saver,
+    scrub,
     shared::Shared,
+    verify::Wrong,
     whole,
     writer::Writer,
 };
@@ -45,7 +48,9 @@ type Ended = Option<Result<(), String>>;
 pub struct Engine {
     pub(super) shared: Arc<Shared>,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
-    compactor: Mutex<Option<thread::JoinHandle<()>>>,
+    /// Compaction and scrub, which end before the writer.
+    workers: Mutex<Vec<thread::JoinHandle<()>>>,
+    /// Writes runs of keys; ends after the writer.
     keys: Mutex<Option<thread::JoinHandle<()>>>,
     ended: watch::Receiver<Ended>,
 }
@@ -86,35 +91,45 @@ impl Engine {
         let mut engine = Self {
             shared,
             writer: Mutex::new(Some(thread)),
-            compactor: Mutex::default(),
+            workers: Mutex::default(),
             keys: Mutex::default(),
             ended,
         };
-        engine.start_keys(durable_before)?;
-        engine.start_compactor()?;
+        let keys = engine.start("storage-keys", move |shared| keys::run(shared, durable_before))?;
+        *engine.keys.get_mut() = Some(keys);
+        if engine.shared.options.compact_bytes_per_second > 0 {
+            let compactor = engine.start("storage-compactor", compact::run)?;
+            engine.workers.get_mut().push(compactor);
+        }
+        if engine.shared.options.scrub_bytes_per_second > 0 {
+            scrub::load(&engine.shared);
+            let scrubber = engine.start("storage-scrub", scrub::run)?;
+            engine.workers.get_mut().push(scrubber);
+        }
         Ok(Arc::new(engine))
     }
 
-    fn start_keys(&mut self, durable_before: u32) -> Result<(), OpenError> {
+    /// Starts a thread that works until it is stopped.
+    fn start(
+        &self,
+        name: &'static str,
+        work: impl FnOnce(&Shared) + Send + 'static,
+    ) -> Result<thread::JoinHandle<()>, OpenError> {
         let shared = self.shared.clone();
-        let thread = thread::Builder::new()
-            .name("storage-keys".to_owned())
-            .spawn(move || run_keys(&shared, durable_before))
-            .map_err(OpenError::io("start the thread that writes keys"))?;
-        *self.keys.get_mut() = Some(thread);
-        Ok(())
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&shared))).is_err() {
+                    tracing::error!(name, "it panicked: its work is not done until the next start");
+                }
+            })
+            .map_err(OpenError::io(format!("start the thread {name}")))
     }
 
-    fn start_compactor(&mut self) -> Result<(), OpenError> {
-        if self.shared.options.compact_bytes_per_second > 0 {
-            let shared = self.shared.clone();
-            let thread = thread::Builder::new()
-                .name("storage-compactor".to_owned())
-                .spawn(move || run_compactor(&shared))
-                .map_err(OpenError::io("start the compactor's thread"))?;
-            *self.compactor.get_mut() = Some(thread);
-        }
-        Ok(())
+    fn stop_workers(&self) -> Vec<thread::JoinHandle<()>> {
+        self.shared.compaction.hold.stop();
+        self.shared.scrub.hold.stop();
+        std::mem::take(&mut *self.workers.lock())
     }
 
     /// Whether something may be stored under the key; `false` is sure, and costs no read.
@@ -128,29 +143,35 @@ impl Engine {
         self.shared.index.memory_bytes()
     }
 
-    async fn fetch(&self, key: &Key) -> Result<Option<Fetched>, StorageError> {
-        let shared = &self.shared;
-        let bytes = key.as_str().as_bytes();
-        let hash = shared.hash(bytes);
-        fetch(&shared.index, &shared.volumes, &shared.reads, &shared.damage, hash, bytes).await
+    /// The record of a key of that hash. One that is known to be damaged is an error, even if parts of it could be read:
+    /// a reader who is told so at once asks another server.
+    async fn fetch(&self, hash: u64, key: &Key) -> Result<Option<Fetched>, StorageError> {
+        let Shared { index, volumes, reads, damage, .. } = &*self.shared;
+        let fetched = fetch(index, volumes, reads, damage, hash, key.as_str().as_bytes()).await?;
+        if let Some(place) = fetched.as_ref().map(|fetched| fetched.entry.place)
+            && let Some(wrong) = damage.wrong(place)
+        {
+            return Err(damage.found(hash, place, wrong));
+        }
+        Ok(fetched)
     }
 
-    fn blob(&self, fetched: &Fetched, source: Source) -> Result<Found, StorageError> {
+    fn blob(&self, hash: u64, fetched: &Fetched, source: Source) -> Result<Found, StorageError> {
         let (place, facts) = (fetched.entry.place, &fetched.facts);
         let meta: Option<Meta> = pairs::decode(&fetched.pairs);
         let Some(meta) = meta else {
-            return Err(self.shared.damage.found(place, "the metadata cannot be read"));
+            return Err(self.shared.damage.found(hash, place, Wrong::Meta));
         };
         let info = BlobInfo { version: facts.version, length: facts.length, checksum: facts.checksum, meta };
         let (reads, damage) = (self.shared.reads.clone(), self.shared.damage.clone());
-        let blob: Box<dyn Blob> = Box::new(OpenBlob::new(info, place, source, reads, damage));
+        let blob: Box<dyn Blob> = Box::new(OpenBlob::new(info, (hash, place), source, reads, damage));
         Ok(Found::Blob(blob))
     }
 
     /// Opens a blob's own file; `None` if it is gone because the blob was replaced meanwhile.
     async fn file(
         &self,
-        key: &Key,
+        hash: u64,
         fetched: &Fetched,
         file: FileRef,
     ) -> Result<Option<Source>, StorageError> {
@@ -161,28 +182,18 @@ impl Engine {
             Ok((opened, length)) if length == whole::file_length(file.length) => {
                 Ok(Some(Source::File(Arc::new(opened))))
             }
-            Ok(_) => Err(self.shared.damage.found(place, "its file has another length")),
+            Ok(_) => Err(self.shared.damage.found(hash, place, Wrong::FileLength)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let hash = self.shared.hash(key.as_str().as_bytes());
                 if self.shared.index.holds(hash, place) {
-                    return Err(self.shared.damage.found(place, "its file is gone"));
+                    return Err(self.shared.damage.found(hash, place, Wrong::FileGone));
                 }
                 Ok(None)
             }
+            Err(error) if is_unreadable(&error) => {
+                Err(self.shared.damage.found(hash, place, Wrong::Unreadable))
+            }
             Err(source) => Err(StorageError::Io { context: format!("open file {:016x}", file.id), source }),
         }
-    }
-}
-
-fn run_compactor(shared: &Shared) {
-    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| compact::run(shared))).is_err() {
-        tracing::error!("compaction panicked: no space is given back until the next start");
-    }
-}
-
-fn run_keys(shared: &Shared, durable_before: u32) {
-    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| keys::run(shared, durable_before))).is_err() {
-        tracing::error!("writing keys panicked: listings take longer until the next start");
     }
 }
 
@@ -203,13 +214,10 @@ fn run_writer(shared: &Shared, writer: Writer, ended: &watch::Sender<Ended>) {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.shared.compaction.stop();
-        if let Some(compactor) = self.compactor.lock().take() {
-            let _ = compactor.join();
-        }
+        // Their panics were caught and logged; there is nobody left to tell.
+        self.stop_workers().into_iter().for_each(|worker| drop(worker.join()));
         self.shared.queue.stop();
         if let Some(writer) = self.writer.lock().take() {
-            // Its panic was caught and logged; there is nobody left to tell.
             let _ = writer.join();
         }
         self.shared.keys.stop();
@@ -230,15 +238,16 @@ impl Storage for Engine {
     }
 
     async fn open(&self, key: &Key) -> Result<Option<Found>, StorageError> {
+        let hash = self.shared.hash(key.as_str().as_bytes());
         for _ in 0..MAX_REOPENS {
-            let Some(fetched) = self.fetch(key).await? else { return Ok(None) };
+            let Some(fetched) = self.fetch(hash, key).await? else { return Ok(None) };
             let source = match (fetched.facts.kind, fetched.facts.file) {
-                (Kind::File, Some(file)) => self.file(key, &fetched, file).await?,
-                (Kind::Blob, _) => Some(packed(&fetched, &self.shared.damage)?),
+                (Kind::File, Some(file)) => self.file(hash, &fetched, file).await?,
+                (Kind::Blob, _) => Some(packed(&fetched, hash, &self.shared.damage)?),
                 _ => return Ok(Some(Found::Tombstone(fetched.facts.version))),
             };
             if let Some(source) = source {
-                return self.blob(&fetched, source).map(Some);
+                return self.blob(hash, &fetched, source).map(Some);
             }
         }
         let source = io::Error::other("the key is overwritten all the time");
@@ -263,6 +272,7 @@ impl Storage for Engine {
 
     fn usage(&self) -> Usage {
         let shared = &self.shared;
+        shared.damage.prune(&shared.index);
         let numbers = shared.totals.numbers();
         let (volume_bytes, dead_bytes) = shared.volumes.bytes();
         let (memory_reads, disk_reads) = shared.reads.counts();
@@ -282,7 +292,8 @@ impl Storage for Engine {
             dead_bytes,
             compacted_bytes: compaction.moved_bytes.load(Ordering::Relaxed),
             reclaimed_bytes: compaction.removed_bytes.load(Ordering::Relaxed),
-            compaction_paused: compaction.is_paused(),
+            compaction_paused: compaction.hold.is_paused(),
+            scrub: scrub::usage(shared),
             memory_reads,
             disk_reads,
             failed_disks: 0,
@@ -291,15 +302,25 @@ impl Storage for Engine {
     }
 
     fn pause_compaction(&self, paused: bool) {
-        self.shared.compaction.pause(paused);
+        self.shared.compaction.hold.pause(paused);
+    }
+
+    fn pause_scrub(&self, paused: bool) {
+        self.shared.scrub.hold.pause(paused);
+    }
+
+    fn start_scrub(&self) {
+        self.shared.scrub.begin_now();
+    }
+
+    async fn damaged(&self, after: Option<Spot>, limit: usize) -> Result<Vec<Damaged>, StorageError> {
+        damaged::page(&self.shared, after, limit).await
     }
 
     async fn close(&self) -> Result<(), StorageError> {
-        self.shared.compaction.stop();
-        let compactor = self.compactor.lock().take();
-        if let Some(compactor) = compactor {
+        for worker in self.stop_workers() {
             // It ends after the step it is in. Its panic was caught and logged.
-            let _ = tokio::task::spawn_blocking(|| compactor.join()).await;
+            let _ = tokio::task::spawn_blocking(|| worker.join()).await;
         }
         self.shared.queue.stop();
         let mut ended = self.ended.clone();

@@ -83,6 +83,8 @@ impl FileBody {
             path.rename(&to)?;
             if durable {
                 disk::sync_folder(&folder)?;
+            } else {
+                layout.unsynced_files.lock().push(id);
             }
             Ok(path)
         })

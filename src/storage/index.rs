@@ -7,7 +7,7 @@
 //!
 //! Locks are held for the look-up alone, never across I/O. Only the writer changes it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use parking_lot::RwLock;
 
@@ -21,6 +21,8 @@ use super::{
 /// a hundred million blobs 14 MB and a few milliseconds. A power of two.
 pub const TABLES: usize = 128;
 const OFFSET_BITS: u32 = 40;
+/// No record begins behind this in a volume.
+pub const MAX_OFFSET: u64 = (1 << OFFSET_BITS) - 1;
 /// A file as it is saved: place of its record, id, length.
 const FILE_BYTES: usize = 24;
 
@@ -55,7 +57,7 @@ impl Place {
 
     /// Where the record begins.
     pub fn offset(self) -> u64 {
-        self.0 & ((1 << OFFSET_BITS) - 1)
+        self.0 & MAX_OFFSET
     }
 }
 
@@ -120,6 +122,22 @@ struct Part {
     files: HashMap<Place, FileRef>,
 }
 
+/// An entry of a blob in a file of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InFile {
+    /// What is kept of the hash of its key, which finds its entry.
+    pub hash: u64,
+    /// Where its record is.
+    pub place: Place,
+    /// The file.
+    pub file: FileRef,
+}
+
+/// The bits of a hash that are kept, where they stand in the hash.
+fn kept(table: usize, slot: Slot) -> u64 {
+    u64::from(slot.hash()) << (u64::BITS - HASH_BITS) | table as u64
+}
+
 /// The index.
 pub struct Index {
     parts: Vec<RwLock<Part>>,
@@ -175,11 +193,39 @@ impl Index {
         self.candidates(hash).iter().any(|entry| entry.place == place)
     }
 
-    /// The files that entries name, and where the entries' records are.
-    pub fn files(&self) -> Vec<(Place, FileRef)> {
-        let of =
-            |part: &RwLock<Part>| part.read().files.iter().map(|(place, file)| (*place, *file)).collect();
-        self.parts.iter().flat_map::<Vec<_>, _>(of).collect()
+    /// The file that the entry of the record at that place names.
+    pub fn file(&self, hash: u64, place: Place) -> Option<FileRef> {
+        self.part(hash).0.read().files.get(&place).copied()
+    }
+
+    /// The files that entries name.
+    pub fn files(&self) -> Vec<InFile> {
+        let mut found = Vec::new();
+        for (number, part) in self.parts.iter().enumerate() {
+            let part = part.read();
+            let slots = part.table.slots().filter(|_| !part.files.is_empty());
+            found.extend(slots.filter_map(|slot| {
+                let file = *part.files.get(&slot.place())?;
+                Some(InFile { hash: kept(number, slot), place: slot.place(), file })
+            }));
+        }
+        found
+    }
+
+    /// The entries whose records begin in one of these parts of a volume, which are ascending; each with what is kept of its
+    /// hash. Looks at all entries.
+    pub fn within(&self, volume: u32, parts: &[Range<u64>]) -> Vec<(u64, Entry)> {
+        let is_within = |place: Place| {
+            let at = parts.partition_point(|part| part.end <= place.offset());
+            place.volume() == volume && parts.get(at).is_some_and(|part| part.contains(&place.offset()))
+        };
+        let mut found = Vec::new();
+        for (number, part) in self.parts.iter().enumerate() {
+            let part = part.read();
+            let slots = part.table.slots().filter(|slot| is_within(slot.place()));
+            found.extend(slots.filter_map(|slot| Some((kept(number, slot), slot.entry()?))));
+        }
+        found
     }
 
     /// Gives every entry, with the length of its blob, to `with`.

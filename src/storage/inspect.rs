@@ -17,7 +17,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    index::{Index, Place},
+    index::{InFile, Index, Place},
     layout::Layout,
     opened::Opened,
     options::{OpenError, Options},
@@ -204,7 +204,7 @@ impl Inspection {
 
     /// The whole files that are needed.
     pub fn files(&self) -> FilesInfo {
-        self.index.files().iter().fold(FilesInfo::default(), |sum, (_, file)| FilesInfo {
+        self.index.files().iter().fold(FilesInfo::default(), |sum, InFile { file, .. }| FilesInfo {
             count: sum.count + 1,
             bytes: sum.bytes.saturating_add(whole::file_length(file.length)),
         })
@@ -257,7 +257,7 @@ impl Inspection {
                     let record = self.record(volume, offset, head);
                     (offset..offset + head.record_length(), Met::Record(record))
                 }
-                Step::Damaged { start, end } => {
+                Step::Damaged { start, end, .. } => {
                     (start..end, Met::Damaged { volume: volume.number, bytes: start..end })
                 }
             };

@@ -116,13 +116,13 @@ impl Inspection {
         let volumes = self.opened.iter().filter(|opened| is_wanted(opened.volume.number));
         let volumes: u64 = volumes.map(|opened| opened.volume.end()).sum();
         let files = self.index.files();
-        let files = files.iter().filter(|(place, _)| is_wanted(place.volume()));
-        files.fold(volumes, |sum, (_, file)| sum.saturating_add(whole::file_length(file.length)))
+        let files = files.iter().filter(|one| is_wanted(one.place.volume()));
+        files.fold(volumes, |sum, one| sum.saturating_add(whole::file_length(one.file.length)))
     }
 
     /// Files that no live record names, with their lengths.
     fn unnamed_files(&self) -> io::Result<Vec<(u64, u64)>> {
-        let named: HashSet<u64> = self.index.files().iter().map(|(_, file)| file.id).collect();
+        let named: HashSet<u64> = self.index.files().iter().map(|one| one.file.id).collect();
         Ok(self.layout.blobs()?.into_iter().filter(|(id, _)| !named.contains(id)).collect())
     }
 }
@@ -233,7 +233,7 @@ impl<'a> Check<'a> {
             return Ok(());
         }
         let now = Inspection::open(&before.dir, &mut |_, _| {})?;
-        let named: HashSet<u64> = now.index.files().iter().map(|(_, file)| file.id).collect();
+        let named: HashSet<u64> = now.index.files().iter().map(|one| one.file.id).collect();
         for missed in std::mem::take(&mut self.missed) {
             if named.contains(&missed.file.id) {
                 let Missed { place, end, file, wrong, ref key, version } = missed;

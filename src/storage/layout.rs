@@ -6,6 +6,7 @@
 //! CLEAN             up to where the last volume is known to be whole
 //! INDEX             the index, saved from time to time
 //! keys/             files of keys in order; may be removed
+//! SCRUB             how far the scrub is, and what is known to be damaged
 //! RESERVE           space given up when the disk is full, so that deletes still work
 //! volumes/NNNNNNNN.vol
 //! blobs/XX/ID.blob  whole files; XX are the last two digits of ID
@@ -33,6 +34,7 @@ const FORMAT_VERSION: u32 = 1;
 const MARKER: &str = "FORMAT";
 const LOCK: &str = "LOCK";
 const CLEAN: &str = "CLEAN";
+const SCRUB: &str = "SCRUB";
 const NEW_SUFFIX: &str = ".new";
 const FOLDERS: [&str; 3] = ["volumes", "blobs", "tmp"];
 /// What is received is of no use to who only looks.
@@ -188,9 +190,14 @@ impl Layout {
         Ok(())
     }
 
+    /// That whole file, relative to the data directory.
+    pub fn relative_blob(&self, id: u64) -> String {
+        format!("blobs/{:02x}/{id:016x}.blob", id % BLOB_FOLDERS)
+    }
+
     /// That whole file.
     pub fn blob(&self, id: u64) -> PathBuf {
-        self.blob_folder(id).join(format!("{id:016x}.blob"))
+        self.root.join(self.relative_blob(id))
     }
 
     /// Whether that whole file is there in full.
@@ -249,6 +256,20 @@ impl Layout {
     /// Remembers a clean point, durably. The volume was synced before.
     pub fn save_clean_point(&self, point: CleanPoint) -> io::Result<()> {
         write_durably(&self.root, CLEAN, &serde_json::to_vec(&point)?)
+    }
+
+    /// What was kept of the scrub, if anything.
+    pub fn saved_scrub(&self) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.root.join(SCRUB)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps that of the scrub, durably.
+    pub fn save_scrub(&self, bytes: &[u8]) -> io::Result<()> {
+        write_durably(&self.root, SCRUB, bytes)
     }
 
     /// Bytes of the whole file system.

@@ -12,6 +12,7 @@ use super::{
     pread::{Reads, is_unreadable, read_full},
     record::{FIXED_BYTES, FileRef, Head, Kind, MAX_HEAD_BYTES},
     totals::Counted,
+    verify::Wrong,
     volume::{Volume, Volumes},
 };
 use crate::model::{Checksum, Version};
@@ -57,6 +58,8 @@ pub struct Current {
     pub entry: Entry,
     /// What its head says; `None` if it cannot be read.
     pub facts: Option<Facts>,
+    /// The file its bytes are in, which the index knows too.
+    pub file: Option<FileRef>,
 }
 
 impl Current {
@@ -72,8 +75,7 @@ impl Current {
 
     /// What the totals count of it.
     pub fn counted(&self) -> Counted {
-        // The length of a small blob is in the index too.
-        let length = self.facts.map_or(u64::from(self.entry.data_len), |facts| facts.length);
+        let length = self.file.map_or(u64::from(self.entry.data_len), |file| file.length);
         Counted { kind: self.entry.kind, length }
     }
 }
@@ -154,7 +156,7 @@ async fn fetch_once(
         return Ok(None);
     }
     // With 35 bits of hash it is this key's record, all but certainly.
-    unreadable.map_or(Ok(Some(None)), |place| Err(damage.found(place, "the record's head cannot be read")))
+    unreadable.map_or(Ok(Some(None)), |place| Err(damage.found(hash, place, Wrong::Head)))
 }
 
 enum Parsed {
@@ -208,9 +210,13 @@ pub fn current(
             return Some(*known);
         }
         match read_head_with(volumes, entry, |head| (head.key == key).then(|| Facts::of(head))) {
-            Some(Some(facts)) => return Some(Current { entry: *entry, facts: Some(facts) }),
+            Some(Some(facts)) => {
+                return Some(Current { entry: *entry, facts: Some(facts), file: facts.file });
+            }
             Some(None) => {}
-            None => unreadable = Some(Current { entry: *entry, facts: None }),
+            None => {
+                unreadable = Some(Current { entry: *entry, facts: None, file: index.file(hash, entry.place) })
+            }
         }
     }
     unreadable
@@ -227,9 +233,9 @@ pub async fn current_for_task(
     let mut unreadable = None;
     for entry in index.candidates(hash) {
         match facts_for_task(volumes, reads, &entry, key).await {
-            Some(Some(facts)) => return Some(Current { entry, facts: Some(facts) }),
+            Some(Some(facts)) => return Some(Current { entry, facts: Some(facts), file: facts.file }),
             Some(None) => {}
-            None => unreadable = Some(Current { entry, facts: None }),
+            None => unreadable = Some(Current { entry, facts: None, file: index.file(hash, entry.place) }),
         }
     }
     unreadable

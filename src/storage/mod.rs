@@ -5,10 +5,11 @@
 //! The engine keeps small blobs in volumes, which only grow, and others in files of their own. From the bytes up:
 //! - `record`, `pairs`, `blocks`, `whole`: the format, pure (`docs/format.md` draws it)
 //! - `disk`: every change to the file system; `layout`, `volume`, `append`, `reserve`, `doomed`, `scan`: files
-//! - `slot`, `table`, `index`, `lookup`, `decide`, `damage`, `totals`: what is where, and which write of a key stays
+//! - `slot`, `table`, `index`, `lookup`, `decide`, `damage`, `damaged`, `totals`: what is where, and which write of a key stays
 //! - `body`, `file_body`, `budget`, `commit`, `queue`, `writer`, `health`: writing
 //! - `reader`, `buffers`, `pread`, `list`: reading; `keys`: all keys in order, for listings
-//! - `compact`, `rewrite`, `tombstones`: giving back space
+//! - `verify`: whether what is stored is what was written; `pace`: how background threads are held and slowed down
+//! - `compact`, `rewrite`, `tombstones`: giving back space; `scrub`, `scrub_work`, `scrub_state`, `gentle`: finding damage
 //! - `checkpoint`, `index_file`, `saver`: the saved index; `opened`, `restore`, `recovery`: the start
 //! - `shared`, `options`, `engine`: all of it together
 //! - `disk_set`: several engines, each on a disk of its own, as one
@@ -27,6 +28,9 @@ mod compact_model;
 #[cfg(test)]
 mod compact_tests;
 mod damage;
+#[cfg(test)]
+mod damage_tests;
+mod damaged;
 mod decide;
 mod disk;
 mod disk_set;
@@ -35,6 +39,7 @@ mod engine;
 #[cfg(test)]
 mod failing_disk;
 mod file_body;
+mod gentle;
 mod health;
 mod index;
 mod index_file;
@@ -47,6 +52,7 @@ mod lookup;
 mod offline;
 mod opened;
 mod options;
+mod pace;
 mod pairs;
 #[cfg(test)]
 mod power_cut;
@@ -62,6 +68,11 @@ mod restore;
 mod rewrite;
 mod saver;
 mod scan;
+mod scrub;
+mod scrub_state;
+#[cfg(test)]
+mod scrub_tests;
+mod scrub_work;
 mod shared;
 mod slot;
 mod table;
@@ -72,6 +83,7 @@ mod volume;
 mod whole;
 mod writer;
 
+pub use damage::{Spot, SpotError};
 pub use disk_set::open as open_disks;
 pub use engine::Engine;
 pub use inspect::{FilesInfo, Inspection, Met, Record, VolumeInfo};
@@ -79,8 +91,8 @@ pub use inspect_verify::{Damage, DamagedBlob, Verified};
 pub use offline::{CompactHow, Compacted, Rebuilt, compact as compact_offline, rebuild_index};
 pub use options::{
     DEFAULT_BUFFER_BYTES, DEFAULT_COMPACT_BYTES_PER_SECOND, DEFAULT_COMPACT_DEAD_RATIO,
-    DEFAULT_RESERVE_BYTES, DEFAULT_SMALL_LIMIT, DEFAULT_TOMBSTONE_AGE, DEFAULT_VOLUME_BYTES, MAX_SMALL_LIMIT,
-    OpenError, Options, SyncMode,
+    DEFAULT_RESERVE_BYTES, DEFAULT_SCRUB_BYTES_PER_SECOND, DEFAULT_SCRUB_PERIOD, DEFAULT_SMALL_LIMIT,
+    DEFAULT_TOMBSTONE_AGE, DEFAULT_VOLUME_BYTES, MAX_SMALL_LIMIT, OpenError, Options, SyncMode,
 };
 pub use shared::SavedIndex;
 pub use verify::Wrong;
@@ -238,6 +250,34 @@ pub struct Listed {
     pub deleted: bool,
 }
 
+/// A piece of damage.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Damaged {
+    /// Where it is: a record, or a stretch of a volume.
+    #[serde(serialize_with = "as_text")]
+    pub place: Spot,
+    /// What is wrong.
+    pub what: Wrong,
+    /// When it was found, milliseconds since 1970.
+    pub found_ms: u64,
+    /// The key of the record, where it can be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
+    /// Its version, where that can be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+    /// The record is that of a delete.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
+    /// The blob's own file, relative to the data directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+}
+
+fn as_text<S: serde::Serializer>(spot: &Spot, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(spot)
+}
+
 /// Totals of the engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Usage {
@@ -268,6 +308,9 @@ pub struct Usage {
     /// Compaction was told to pause.
     #[serde(default)]
     pub compaction_paused: bool,
+    /// How far the scrub is.
+    #[serde(default)]
+    pub scrub: ScrubUsage,
     /// Reads of files for requests since the start that found everything in memory.
     #[serde(default)]
     pub memory_reads: u64,
@@ -285,6 +328,7 @@ impl Usage {
     /// Adds those of another disk. Writes are taken while any disk takes them.
     fn add(&mut self, other: Self) {
         self.failed_disks += u64::from(other.read_only.is_some());
+        self.scrub.add(other.scrub);
         *self = Self {
             blobs: self.blobs + other.blobs,
             blob_bytes: self.blob_bytes + other.blob_bytes,
@@ -297,10 +341,49 @@ impl Usage {
             compacted_bytes: self.compacted_bytes + other.compacted_bytes,
             reclaimed_bytes: self.reclaimed_bytes + other.reclaimed_bytes,
             compaction_paused: self.compaction_paused || other.compaction_paused,
+            scrub: self.scrub,
             memory_reads: self.memory_reads + other.memory_reads,
             disk_reads: self.disk_reads + other.disk_reads,
             failed_disks: self.failed_disks,
             read_only: other.read_only.or(self.read_only.take()),
+        };
+    }
+}
+
+/// How far the scrub is: of the round that is going on, or of the last one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ScrubUsage {
+    /// A round is going on.
+    pub running: bool,
+    /// It was told to pause.
+    pub paused: bool,
+    /// Bytes of volumes and files that the round went over.
+    pub verified_bytes: u64,
+    /// Those and what is left. Equal to those exactly when the round is at its end.
+    pub total_bytes: u64,
+    /// When the round began, milliseconds since 1970; none before the first.
+    pub began_ms: Option<u64>,
+    /// When the last round that came to its end did so.
+    pub last_ended_ms: Option<u64>,
+    /// Damage that the round met.
+    pub found: u64,
+    /// Bytes read since the start.
+    pub read_bytes: u64,
+}
+
+impl ScrubUsage {
+    /// Adds that of another disk. What was done long ago is what is to be seen.
+    fn add(&mut self, other: Self) {
+        let earliest = |one: Option<u64>, other: Option<u64>| one.into_iter().chain(other).min();
+        *self = Self {
+            running: self.running || other.running,
+            paused: self.paused || other.paused,
+            verified_bytes: self.verified_bytes + other.verified_bytes,
+            total_bytes: self.total_bytes + other.total_bytes,
+            began_ms: earliest(self.began_ms, other.began_ms),
+            last_ended_ms: earliest(self.last_ended_ms, other.last_ended_ms),
+            found: self.found + other.found,
+            read_bytes: self.read_bytes + other.read_bytes,
         };
     }
 }
@@ -335,6 +418,15 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Holds the compaction where it is, or lets it go on, until the engine is closed.
     fn pause_compaction(&self, paused: bool);
+
+    /// Holds the scrub where it is, or lets it go on, until the engine is closed.
+    fn pause_scrub(&self, paused: bool);
+
+    /// Begins a new round of the scrub, at its full speed.
+    fn start_scrub(&self);
+
+    /// What is damaged and not yet replaced, in the order of places, at most `limit` behind `after`.
+    async fn damaged(&self, after: Option<Spot>, limit: usize) -> Result<Vec<Damaged>, StorageError>;
 
     /// Writes out what is waiting and saves what makes the next start fast. Nothing may be written afterwards.
     async fn close(&self) -> Result<(), StorageError>;

@@ -12,12 +12,12 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    Engine,
-    compact::{self, Pace},
+    Engine, compact,
     index::Place,
     keys::Keys,
     layout::Layout,
     options::{OpenError, Options},
+    pace::Pace,
     recovery::{OnRead, recover},
     saver::Saver,
     shared::Shared,
@@ -106,6 +106,7 @@ pub fn compact(
         compact_dead_ratio: how.dead_ratio,
         // What compacts is this thread.
         compact_bytes_per_second: 0,
+        scrub_bytes_per_second: 0,
         tombstone_age: how.tombstone_age.unwrap_or_default(),
         ..Options::default()
     };
@@ -113,7 +114,7 @@ pub fn compact(
     let shared = engine.shared.clone();
     let (mut left_alone, mut removed_volumes) = (BTreeMap::new(), 0);
     let bytes_per_second = how.bytes_per_second.unwrap_or(u64::MAX);
-    let mut pace = Pace::new(&shared.compaction, bytes_per_second);
+    let mut pace = Pace::new(&shared.compaction.hold);
     // Paid for in small parts, so that nobody who says to stop waits long.
     let part = (bytes_per_second / 10).max(1);
     let mut pay = |bytes: u64, of: u64| {
@@ -121,7 +122,7 @@ pub fn compact(
         while goes_on && left > 0 {
             let now = left.min(part);
             left -= now;
-            goes_on = pace.go_on(now) && go_on(0, of);
+            goes_on = pace.go_on(now, bytes_per_second) && go_on(0, of);
         }
         goes_on
     };

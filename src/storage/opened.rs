@@ -18,6 +18,8 @@ pub struct Opened {
     pub file_length: u64,
     /// Where its records end, if nothing was lost.
     pub expected_length: u64,
+    /// Whether that is known: the superblock of the volume after it, which says so, was read, or there is none.
+    length_is_sure: bool,
     /// As it was read; `None` if it is damaged.
     pub superblock: Option<Superblock>,
 }
@@ -26,6 +28,18 @@ impl Opened {
     /// Whether its superblock was read.
     pub fn is_sound(&self) -> bool {
         self.superblock.is_some()
+    }
+
+    /// Whether what is valid of it is a guess: all there is.
+    pub fn length_is_guessed(&self) -> bool {
+        !self.length_is_sure
+    }
+
+    /// What is valid of it is told by somebody else.
+    pub fn set_length(&mut self, length: u64) {
+        self.expected_length = length;
+        self.length_is_sure = true;
+        self.volume.set_end(self.valid_length());
     }
 
     /// Up to where there may be records.
@@ -56,13 +70,13 @@ pub fn open_volumes(layout: &Layout) -> Result<Vec<Opened>, OpenError> {
                 .map_err(OpenError::io(format!("remove volume {number}")))?;
             continue;
         }
-        let previous = opened.last_mut();
-        if let (Some(previous), Some(superblock)) = (previous, volume.superblock)
-            && superblock.previous == previous.volume.number
-        {
+        match (opened.last_mut(), volume.superblock) {
             // What the next volume does not vouch for was never acknowledged.
-            previous.expected_length = superblock.previous_length;
-            previous.volume.set_end(previous.valid_length());
+            (Some(previous), Some(superblock)) if superblock.previous == previous.volume.number => {
+                previous.set_length(superblock.previous_length);
+            }
+            (Some(previous), None) => previous.length_is_sure = false,
+            _ => {}
         }
         opened.push(volume);
     }
@@ -97,5 +111,5 @@ fn open_volume(layout: &Layout, number: u32) -> Result<Opened, OpenError> {
         Err(SuperblockError::Damaged) => None,
     };
     let volume = Arc::new(Volume::new(layout.store, number, Arc::new(file), length));
-    Ok(Opened { volume, file_length: length, expected_length: length, superblock })
+    Ok(Opened { volume, file_length: length, expected_length: length, length_is_sure: true, superblock })
 }

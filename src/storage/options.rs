@@ -18,6 +18,11 @@ pub const DEFAULT_RESERVE_BYTES: u64 = 1 << 20;
 pub const DEFAULT_COMPACT_DEAD_RATIO: f64 = 0.3;
 /// Compaction reads and writes this much a second at most: a fifth of a slow disk.
 pub const DEFAULT_COMPACT_BYTES_PER_SECOND: u64 = 32 << 20;
+/// All that is stored is read and verified once in this time: often enough that two copies of a blob are hardly ever
+/// damaged between two readings, and so seldom that a disk of 4 TB is read at 2 MB a second.
+pub const DEFAULT_SCRUB_PERIOD: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The scrub reads this much a second at most: a fifth of a slow disk.
+pub const DEFAULT_SCRUB_BYTES_PER_SECOND: u64 = 32 << 20;
 /// A delete is remembered at least so long: longer than any server of a shard is away and comes back with its disk.
 pub const DEFAULT_TOMBSTONE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A smaller dead share would have 20 bytes written again for a byte given back.
@@ -68,6 +73,10 @@ pub struct Options {
     /// What compaction may read and write, in bytes per second; 0: there is none. Default:
     /// [`DEFAULT_COMPACT_BYTES_PER_SECOND`].
     pub compact_bytes_per_second: u64,
+    /// Everything is verified once in this time. Default: [`DEFAULT_SCRUB_PERIOD`].
+    pub scrub_period: Duration,
+    /// What the scrub may read, in bytes per second; 0: there is none. Default: [`DEFAULT_SCRUB_BYTES_PER_SECOND`].
+    pub scrub_bytes_per_second: u64,
     /// How long a tombstone is kept at least, counted from its version. Default: [`DEFAULT_TOMBSTONE_AGE`].
     pub tombstone_age: Duration,
     /// The index is saved after so many bytes of records, or more if it is large. Only tests replace it, to have it saved
@@ -89,6 +98,8 @@ impl Default for Options {
             reserve_bytes: DEFAULT_RESERVE_BYTES,
             compact_dead_ratio: DEFAULT_COMPACT_DEAD_RATIO,
             compact_bytes_per_second: DEFAULT_COMPACT_BYTES_PER_SECOND,
+            scrub_period: DEFAULT_SCRUB_PERIOD,
+            scrub_bytes_per_second: DEFAULT_SCRUB_BYTES_PER_SECOND,
             tombstone_age: DEFAULT_TOMBSTONE_AGE,
             index_save_bytes: INDEX_SAVE_BYTES,
             memtable_bytes: MEMTABLE_BYTES,

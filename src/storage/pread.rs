@@ -64,7 +64,11 @@ impl Reads {
 }
 
 /// How many bytes could be read without waiting.
-fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> usize {
+pub fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> usize {
+    #[cfg(test)]
+    if broken::meets(file, offset, buffer.len()) {
+        return 0;
+    }
     loop {
         match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
             Ok(read) => return read,
@@ -89,6 +93,10 @@ impl ReadAt for File {
 
 /// Fills the buffer from `offset` on, as far as the file reaches; waits for the disk.
 pub fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    #[cfg(test)]
+    if broken::meets(file, offset, buffer.len()) {
+        return Err(Errno::IO.into());
+    }
     let mut done = 0;
     while done < buffer.len() {
         match file.read_at(&mut buffer[done..], offset + done as u64) {
@@ -104,6 +112,54 @@ pub fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usiz
 /// Whether the disk says that it cannot read this part any more, as against failing altogether.
 pub fn is_unreadable(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::IO.raw_os_error())
+}
+
+/// Parts of files that the disk cannot read, as far as tests are concerned.
+#[cfg(test)]
+pub mod broken {
+    use std::{
+        fs::File,
+        ops::Range,
+        os::unix::fs::MetadataExt,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use parking_lot::Mutex;
+
+    /// Spares all other tests the look at the file.
+    static ANY: AtomicBool = AtomicBool::new(false);
+    static PARTS: Mutex<Vec<(u64, u64, Range<u64>)>> = Mutex::new(Vec::new());
+
+    /// A part of a file that cannot be read while this lives.
+    pub struct Broken(u64, u64, Range<u64>);
+
+    /// From now on that part of the file cannot be read, by whatever name it is opened.
+    #[must_use]
+    pub fn break_part(path: &std::path::Path, part: Range<u64>) -> Broken {
+        let found = std::fs::metadata(path).unwrap();
+        PARTS.lock().push((found.dev(), found.ino(), part.clone()));
+        ANY.store(true, Ordering::SeqCst);
+        Broken(found.dev(), found.ino(), part)
+    }
+
+    impl Drop for Broken {
+        fn drop(&mut self) {
+            let Self(dev, ino, part) = self;
+            PARTS.lock().retain(|(d, i, p)| (d, i, p) != (dev, ino, part));
+        }
+    }
+
+    pub fn meets(file: &File, offset: u64, length: usize) -> bool {
+        if !ANY.load(Ordering::SeqCst) {
+            return false;
+        }
+        let found = file.metadata().unwrap();
+        let (start, end) = (offset, offset + length as u64);
+        let parts = PARTS.lock();
+        parts.iter().any(|(dev, ino, part)| {
+            (*dev, *ino) == (found.dev(), found.ino()) && start < part.end && part.start < end
+        })
+    }
 }
 
 #[cfg(test)]

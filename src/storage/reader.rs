@@ -7,11 +7,12 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     Blob, BlobInfo, StorageError,
-    blocks::{BLOCK_BYTES, around, verify},
+    blocks::{self, BLOCK_BYTES, around},
     damage::Damage,
     index::Place,
     lookup::Fetched,
     pread::{Reads, is_unreadable},
+    verify::Wrong,
     volume::Volume,
     whole,
 };
@@ -37,7 +38,8 @@ pub enum Source {
 /// A blob open for reading. It needs nothing of the engine but what is counted.
 pub struct OpenBlob {
     info: BlobInfo,
-    place: Place,
+    /// The hash of its key and where its record is: what damage is noted under.
+    spot: (u64, Place),
     source: Source,
     reads: Arc<Reads>,
     damage: Arc<Damage>,
@@ -45,8 +47,18 @@ pub struct OpenBlob {
 
 impl OpenBlob {
     /// A blob whose bytes are there.
-    pub fn new(info: BlobInfo, place: Place, source: Source, reads: Arc<Reads>, damage: Arc<Damage>) -> Self {
-        Self { info, place, source, reads, damage }
+    pub fn new(
+        info: BlobInfo,
+        spot: (u64, Place),
+        source: Source,
+        reads: Arc<Reads>,
+        damage: Arc<Damage>,
+    ) -> Self {
+        Self { info, spot, source, reads, damage }
+    }
+
+    fn damaged(&self, wrong: Wrong) -> StorageError {
+        self.damage.found(self.spot.0, self.spot.1, wrong)
     }
 
     /// Reads a span of a file; fewer bytes than asked for, or bytes the disk cannot read, are damage.
@@ -54,18 +66,16 @@ impl OpenBlob {
         let length = (span.end - span.start) as usize;
         match self.reads.read(file, length, span.start).await {
             Ok(buffer) if buffer.as_ref().len() == length => Ok(buffer.freeze()),
-            Ok(_) => Err(self.damage.found(self.place, "the file ends before the blob")),
-            Err(error) if is_unreadable(&error) => {
-                Err(self.damage.found(self.place, "the disk cannot read it"))
-            }
-            Err(source) => Err(StorageError::Io { context: format!("read {:?}", self.place), source }),
+            Ok(_) => Err(self.damaged(Wrong::Short)),
+            Err(error) if is_unreadable(&error) => Err(self.damaged(Wrong::Unreadable)),
+            Err(source) => Err(StorageError::Io { context: format!("read {:?}", self.spot.1), source }),
         }
     }
 
-    fn verified(&self, blocks: Bytes, sums: &[u8], wanted: Range<usize>) -> Result<Bytes, StorageError> {
-        match verify(&blocks, sums) {
-            Ok(()) => Ok(blocks.slice(wanted)),
-            Err(_) => Err(self.damage.found(self.place, "a block does not match its checksum")),
+    fn verified(&self, bytes: Bytes, sums: &[u8], wanted: Range<usize>) -> Result<Bytes, StorageError> {
+        match blocks::verify(&bytes, sums) {
+            Ok(()) => Ok(bytes.slice(wanted)),
+            Err(_) => Err(self.damaged(Wrong::Block)),
         }
     }
 
@@ -129,7 +139,7 @@ impl Blob for OpenBlob {
 }
 
 /// Where the bytes of a small blob are. What is in memory already is verified here, before anything is sent.
-pub fn packed(fetched: &Fetched, damage: &Damage) -> Result<Source, StorageError> {
+pub fn packed(fetched: &Fetched, hash: u64, damage: &Damage) -> Result<Source, StorageError> {
     let Some(data) = &fetched.data else {
         return Ok(Source::Volume {
             volume: fetched.volume.clone(),
@@ -138,7 +148,7 @@ pub fn packed(fetched: &Fetched, damage: &Damage) -> Result<Source, StorageError
         });
     };
     if data.len() as u64 != fetched.facts.length || Checksum::of(data) != fetched.facts.checksum {
-        return Err(damage.found(fetched.entry.place, "the bytes do not match their checksum"));
+        return Err(damage.found(hash, fetched.entry.place, Wrong::Checksum));
     }
     Ok(Source::Memory(data.clone()))
 }

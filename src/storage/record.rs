@@ -219,6 +219,13 @@ impl<'a> Head<'a> {
     }
 }
 
+/// The bytes where a head has its key, if that has the length it claims: of a head that is damaged, perhaps its key.
+pub fn likely_key(bytes: &[u8]) -> Option<&[u8]> {
+    let fixed = bytes.first_chunk::<FIXED_BYTES>()?;
+    let length = usize::from(u16::from_le_bytes(array(&fixed[36..])));
+    bytes.get(FIXED_BYTES..)?.get(..length)
+}
+
 /// The first `N` bytes; callers pass slices whose length was checked.
 fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     *bytes.first_chunk::<N>().expect("the slice is at least as long: the head's length was checked")

@@ -9,18 +9,19 @@
 use std::{collections::HashMap, io, ops::Range};
 
 use super::{
-    damage::Damage,
+    damage::{Damage, Stretch},
     disk,
-    index::{Entry, Index, Place},
+    index::{Entry, InFile, Index, Place},
     layout::{CleanPoint, Layout},
     lookup::{Facts, current},
     opened::{Opened, open_volumes},
     options::{OpenError, Options},
     record::{FIXED_BYTES, Head, Kind, NewHead, Seal},
     restore::{Restored, restore},
-    scan::{Scan, Step, data_matches},
+    scan::{Scan, Step},
     shared::{Found, SavedIndex},
     totals::{Counted, Numbers, Totals},
+    verify::{self, Wrong},
     volume::{SUPERBLOCK_BYTES, Volume, Volumes},
     whole,
 };
@@ -39,14 +40,16 @@ pub fn recover(layout: &Layout, options: &Options, on_read: OnRead<'_>) -> Resul
     // Before the volumes: who writes on meanwhile may save more than we see of them.
     let saved = layout.index.open().map_err(OpenError::io("open the saved index"))?;
     let clean = layout.clean_point();
-    let opened = open_volumes(layout)?;
+    let mut opened = open_volumes(layout)?;
     let has_saved = saved.is_some();
-    let restored = restore(layout, options, saved, &opened).map_err(OpenError::io("remove a wrong index"))?;
+    let restored =
+        restore(layout, options, saved, &mut opened).map_err(OpenError::io("remove a wrong index"))?;
     let mut recovery = Recovery::new(layout, options, restored, clean, on_read);
     recovery.to_read = opened.iter().map(|opened| recovery.to_read_of(opened)).sum();
     // All of them first: a saved index may know records that are met later.
     opened.iter().for_each(|opened| recovery.volumes.add(opened.volume.clone()));
     recovery.count_restored();
+    recovery.keep_damage(&opened);
     for (at, volume) in opened.iter().enumerate() {
         let is_last = at + 1 == opened.len();
         let read = recovery.read_volume(volume, is_last);
@@ -65,11 +68,13 @@ pub fn recover(layout: &Layout, options: &Options, on_read: OnRead<'_>) -> Resul
         from,
         read_bytes,
         next_file,
+        unsynced_files,
         unfinished,
         whole_end,
         used_saved,
         ..
     } = recovery;
+    damage.prune(&index);
     tracing::info!(
         volumes = opened.len(), read_bytes, numbers = ?totals.numbers(), damaged = damage.count(), "storage read"
     );
@@ -83,6 +88,7 @@ pub fn recover(layout: &Layout, options: &Options, on_read: OnRead<'_>) -> Resul
         durable_before: from.volume(),
         unsaved_bytes: read_bytes,
         keys_until,
+        unsynced_files,
         opened,
         unfinished,
         whole_end,
@@ -102,18 +108,22 @@ struct Recovery<'a> {
     volumes: Volumes,
     totals: Totals,
     damage: Damage,
+    /// What the saved index knows of damage.
+    saved_stretches: Vec<(Place, Stretch)>,
     /// Records before this place are in the index.
     from: Place,
     /// No record before this place was covered with a gap.
     sound_to: Place,
-    /// Stretches that were known before; `None` without a saved index.
-    known_stretches: Option<u64>,
+    /// Where the stretches are that were known before; `None` without a saved index.
+    known_stretches: Option<Vec<(Place, u64)>>,
     /// Records before this place are known to be whole.
     whole: Place,
     /// Bytes of records that were not in the index.
     read_bytes: u64,
     /// The first id that no file had, as far as is known.
     next_file: u64,
+    /// Files of records that were not in the index: who wrote them may not have synced them.
+    unsynced_files: Vec<u64>,
     /// The last volume may be appended to.
     goes_on: bool,
     /// Stretches of the last volume that were never acknowledged.
@@ -129,16 +139,13 @@ struct Met {
     key: Vec<u8>,
     entry: Entry,
     facts: Facts,
-    /// Where in the volume its data is.
-    data_at: u64,
 }
 
 impl Met {
     fn of(volume: &Volume, offset: u64, head: &Head<'_>) -> Self {
         let place = Place::new(volume.number, offset);
         let entry = Entry::new(place, head.length(), head.data_len, head.kind);
-        let data_at = offset + head.length() as u64;
-        Self { key: head.key.to_vec(), entry, facts: Facts::of(head), data_at }
+        Self { key: head.key.to_vec(), entry, facts: Facts::of(head) }
     }
 }
 
@@ -160,12 +167,12 @@ impl<'a> Recovery<'a> {
     ) -> Self {
         let nothing = Place::new(0, 0);
         let used_saved = restored.is_some();
-        let known_stretches = restored.as_ref().map(|restored| restored.extent.stretches);
-        let (index, from, whole, next_file, stretches) = match restored {
+        let known_stretches = restored.as_ref().map(|restored| places_of(&restored.extent.stretches));
+        let (index, from, whole, next_file, saved_stretches) = match restored {
             Some(Restored { index, from, extent }) => {
                 (index, from, extent.end, extent.next_file, extent.stretches)
             }
-            None => (Index::default(), nothing, nothing, 1, 0),
+            None => (Index::default(), nothing, nothing, 1, Vec::new()),
         };
         Self {
             layout,
@@ -176,13 +183,15 @@ impl<'a> Recovery<'a> {
             index,
             totals: Totals::default(),
             volumes: Volumes::default(),
-            damage: Damage::with_stretches(stretches),
+            damage: Damage::default(),
+            saved_stretches,
             from,
             sound_to: Place::from_number(u64::MAX),
             known_stretches,
             whole,
             read_bytes: 0,
             next_file,
+            unsynced_files: Vec::new(),
             goes_on: true,
             unfinished: Vec::new(),
             whole_end: 0,
@@ -205,13 +214,22 @@ impl<'a> Recovery<'a> {
         }
     }
 
+    /// Takes over the damage that was found before where nothing is read now, and notes superblocks that cannot be read.
+    fn keep_damage(&mut self, opened: &[Opened]) {
+        for (place, stretch) in std::mem::take(&mut self.saved_stretches) {
+            if place < self.from && self.volumes.get(place.volume()).is_some() {
+                self.damage.remember_stretch(place, stretch);
+            }
+        }
+        for volume in opened.iter().filter(|opened| !opened.is_sound()) {
+            self.damage.found_stretch(volume.volume.number, 0, SUPERBLOCK_BYTES, Wrong::Superblock);
+        }
+    }
+
     fn read_volume(&mut self, opened: &Opened, is_last: bool) -> io::Result<()> {
         let volume = &opened.volume;
         if volume.number < self.from.volume() {
             return Ok(());
-        }
-        if !opened.is_sound() {
-            self.damage.found_stretch(volume.number, 0, SUPERBLOCK_BYTES);
         }
         let start = self.start_of(volume);
         let to_read = self.to_read_of(opened);
@@ -250,13 +268,18 @@ impl<'a> Recovery<'a> {
                     (self.on_read)(head.record_length(), self.to_read);
                 }
                 Step::Damaged { end: damaged, .. } if damaged == end && end < expected => {}
-                Step::Damaged { start, end } => self.damage.found_stretch(volume.number, start, end),
+                Step::Damaged { start, end, .. } => self.hidden(volume, start, end),
             }
         }
         if end < expected {
-            self.damage.found_stretch(volume.number, sound_end, expected);
+            self.hidden(volume, sound_end, expected);
         }
         Ok(())
+    }
+
+    /// Nobody knows whose records were there.
+    fn hidden(&self, volume: &Volume, start: u64, end: u64) {
+        self.damage.found_stretch(volume.number, start, end, Wrong::NoRecord);
     }
 
     fn read_last(&mut self, volume: &Volume, start: u64, length: u64) -> io::Result<()> {
@@ -292,18 +315,31 @@ impl<'a> Recovery<'a> {
         let mut scan = Scan::new(volume, start, length);
         while let Some(step) = scan.next()? {
             match step {
-                Step::Damaged { start, end } => doubtful.push(Doubtful { start, end, met: None }),
+                Step::Damaged { start, end: lost, unreadable: true } => {
+                    self.met_unreadable(volume, &mut doubtful);
+                    self.hidden(volume, start, lost);
+                    end = lost;
+                }
+                Step::Damaged { start, end, .. } => doubtful.push(Doubtful { start, end, met: None }),
                 Step::Record { offset, head } => {
                     if head.starts_batch {
                         doubtful.drain(..).for_each(|doubtful| self.take_damaged(volume, doubtful));
                     }
                     let (met, record_end) = (Met::of(volume, offset, &head), offset + head.record_length());
                     (self.on_read)(head.record_length(), self.to_read);
-                    if self.is_whole(volume, &met) {
-                        self.take(met);
-                        end = record_end;
-                    } else {
-                        doubtful.push(Doubtful { start: offset, end: record_end, met: Some(met) });
+                    match self.tail_record(volume, offset, &head)? {
+                        Ok(()) => {
+                            self.take(met);
+                            end = record_end;
+                        }
+                        Err(Wrong::Unreadable) => {
+                            self.met_unreadable(volume, &mut doubtful);
+                            let _ =
+                                self.damage.found(self.hash(&met.key), met.entry.place, Wrong::Unreadable);
+                            self.take(met);
+                            end = record_end;
+                        }
+                        Err(_) => doubtful.push(Doubtful { start: offset, end: record_end, met: Some(met) }),
                     }
                 }
             }
@@ -319,26 +355,34 @@ impl<'a> Recovery<'a> {
         Ok(end)
     }
 
-    fn is_whole(&self, volume: &Volume, met: &Met) -> bool {
-        let Met { entry, facts, data_at, .. } = met;
-        match facts.file {
-            Some(file) => self.layout.has_blob(file),
-            None if entry.kind == Kind::Blob => {
-                data_matches(&volume.file, *data_at, u64::from(entry.data_len), facts.checksum)
-            }
-            None => true,
+    /// What the disk cannot read is not what a crash leaves, and what was there may have said that all before it was synced.
+    /// Nothing is appended behind it: that would be written to the sector that cannot be read.
+    fn met_unreadable(&mut self, volume: &Volume, doubtful: &mut Vec<Doubtful>) {
+        doubtful.drain(..).for_each(|doubtful| self.take_damaged(volume, doubtful));
+        self.goes_on = false;
+    }
+
+    fn tail_record(&self, volume: &Volume, offset: u64, head: &Head<'_>) -> io::Result<Result<(), Wrong>> {
+        match head.file() {
+            Some(file) if self.layout.has_blob(file) => Ok(Ok(())),
+            Some(_) => Ok(Err(Wrong::FileGone)),
+            None => verify::data(&*volume.file, offset, head),
         }
+    }
+
+    fn hash(&self, key: &[u8]) -> u64 {
+        (self.options.key_hash)(key, self.layout.hash_seed)
     }
 
     /// Takes what was acknowledged and is not whole any more.
     fn take_damaged(&mut self, volume: &Volume, doubtful: Doubtful) {
         let Some(met) = doubtful.met else {
-            self.damage.found_stretch(volume.number, doubtful.start, doubtful.end);
+            self.hidden(volume, doubtful.start, doubtful.end);
             return;
         };
         // A missing file may have been replaced since; all files are checked at the end.
         if met.facts.file.is_none() {
-            let _ = self.damage.found(met.entry.place, "the bytes do not match their checksum");
+            let _ = self.damage.found(self.hash(&met.key), met.entry.place, Wrong::Checksum);
         }
         self.take(met);
     }
@@ -367,9 +411,10 @@ impl<'a> Recovery<'a> {
         if entry.kind == Kind::Gap {
             return;
         }
-        let hash = (self.options.key_hash)(&key, self.layout.hash_seed);
+        let hash = self.hash(&key);
         if let Some(file) = facts.file {
             self.next_file = self.next_file.max(file.id.saturating_add(1));
+            self.unsynced_files.push(file.id);
         }
         // The saved index may know more than it must.
         if self.index.holds(hash, entry.place) {
@@ -378,7 +423,6 @@ impl<'a> Recovery<'a> {
         let old = current(&self.index, &self.volumes, hash, &key, None);
         let rank = |facts: &Facts| (facts.version, facts.kind == Kind::Tombstone);
         if old.and_then(|old| old.facts).is_some_and(|old| rank(&old) > rank(&facts)) {
-            self.damage.replaced(entry.place);
             return;
         }
         self.index.put(hash, old.map(|old| old.entry.place), entry, facts.file);
@@ -388,27 +432,28 @@ impl<'a> Recovery<'a> {
         }
         let counted = Counted { kind: entry.kind, length: facts.length };
         self.totals.replace(counted, old.map(|old| old.counted()));
-        if let Some(old) = old {
-            self.damage.replaced(old.entry.place);
-        }
     }
 
     /// Files of keys leave out what was replaced. They are believed only if no record that replaced another may have been
     /// lost from sight since: those that were made of records before this place.
     fn keys_until(&self) -> Option<Place> {
-        (self.known_stretches == Some(self.damage.stretches())).then_some(self.sound_to)
+        let known = self.known_stretches.as_ref()?;
+        let found = places_of(&self.damage.stretches());
+        found.iter().all(|stretch| known.contains(stretch)).then_some(self.sound_to)
     }
 
     /// Finds missing files, removes those that no record needs, and sees which id was never used.
     fn check_files(&mut self) -> io::Result<()> {
         let mut on_disk: HashMap<u64, u64> = self.layout.blobs()?.into_iter().collect();
         self.next_file = on_disk.keys().map(|id| id.saturating_add(1)).fold(self.next_file, u64::max);
-        for (place, file) in self.index.files() {
-            if on_disk.remove(&file.id) != Some(whole::file_length(file.length)) {
-                let _ = self.damage.found(place, "its file is gone or has another length");
+        for InFile { hash, place, file } in self.index.files() {
+            match on_disk.remove(&file.id) {
+                Some(length) if length == whole::file_length(file.length) => {}
+                Some(_) => drop(self.damage.found(hash, place, Wrong::FileLength)),
+                None => drop(self.damage.found(hash, place, Wrong::FileGone)),
             }
         }
-        if self.damage.stretches() > 0 && !on_disk.is_empty() {
+        if !self.damage.stretches().is_empty() && !on_disk.is_empty() {
             // A record that cannot be read may name them.
             tracing::warn!(
                 files = on_disk.len(),
@@ -422,6 +467,11 @@ impl<'a> Recovery<'a> {
         }
         Ok(())
     }
+}
+
+/// Where stretches begin and end.
+fn places_of(stretches: &[(Place, Stretch)]) -> Vec<(Place, u64)> {
+    stretches.iter().map(|(place, stretch)| (*place, stretch.end)).collect()
 }
 
 fn gap_head(seal: &Seal, offset: u64, data_len: u32) -> Vec<u8> {

@@ -27,7 +27,7 @@ pub fn restore(
     layout: &Layout,
     options: &Options,
     saved: Option<File>,
-    volumes: &[Opened],
+    volumes: &mut [Opened],
 ) -> io::Result<Option<Restored>> {
     let started = Instant::now();
     match try_restore(layout, options, saved, volumes) {
@@ -53,7 +53,7 @@ fn try_restore(
     layout: &Layout,
     options: &Options,
     saved: Option<File>,
-    volumes: &[Opened],
+    volumes: &mut [Opened],
 ) -> Result<Option<Restored>, Unusable> {
     let Some(file) = saved else { return Ok(None) };
     let probe = (options.key_hash)(PROBE, layout.hash_seed);
@@ -61,8 +61,9 @@ fn try_restore(
     volumes.iter().for_each(|opened| there[opened.volume.number as usize] = true);
     let has = |number: u32| there.get(number as usize) == Some(&true);
     let (index, from, extent) = load(&file, layout.store, probe, has)?;
-    let lengths =
-        volumes.iter().map(|opened| (opened.volume.number, opened.valid_length(), opened.is_sound()));
+    let lengths = volumes
+        .iter()
+        .map(|opened| (opened.volume.number, opened.valid_length(), opened.length_is_guessed()));
     if from > extent.end {
         return Err(Unusable::Wrong("it ends before it begins"));
     }
@@ -73,27 +74,32 @@ fn try_restore(
     {
         return Err(Unusable::Wrong("the last volume was cut and written again"));
     }
+    // Where the superblock that said so is damaged, the index says how much of a volume is valid.
+    let guessed = volumes.iter_mut().filter(|opened| opened.length_is_guessed());
+    for opened in guessed.filter(|opened| opened.volume.number < extent.end.volume()) {
+        if let Some((_, length)) = extent.volumes.iter().find(|(number, _)| *number == opened.volume.number) {
+            opened.set_length(*length);
+        }
+    }
     Ok(Some(Restored { index, from, extent }))
 }
 
-/// Whether volumes (number, valid bytes, soundness; ascending) still hold what was made of them when they were `known`
-/// (number, valid bytes; ascending) and ended at `end`. One that is gone was compacted: what of it is still valid stands
+/// Whether volumes (number, valid bytes, whether that is a guess; ascending) still hold what was made of them when they were
+/// `known` (number, valid bytes; ascending) and ended at `end`. One that is gone was compacted: what of it is still valid stands
 /// behind the others now.
 pub fn agrees(end: Place, known: &[(u32, u64)], volumes: &[(u32, u64, bool)]) -> Result<(), &'static str> {
     let last = volumes.last().map_or(0, |(number, ..)| *number);
     if last < end.volume() {
         return Err("the last volume is gone");
     }
-    for &(number, length, is_sound) in volumes.iter().filter(|(number, ..)| *number <= end.volume()) {
+    for &(number, length, is_guessed) in volumes.iter().filter(|(number, ..)| *number <= end.volume()) {
         let Ok(at) = known.binary_search_by_key(&number, |(known, _)| *known) else {
             return Err("there is a volume that it does not know");
         };
         let saved = known[at].1;
-        if !is_sound {
-            return Err("a volume's superblock cannot be read");
-        }
-        // The last one may have grown since.
-        if length < saved || number < end.volume() && length != saved {
+        // The last one may have grown since. Of one whose length is a guess it may be the end that was never acknowledged.
+        let may_be_longer = is_guessed || number == end.volume();
+        if length < saved || length > saved && !may_be_longer {
             return Err("a volume has another length");
         }
     }
@@ -108,8 +114,8 @@ mod tests {
     fn volumes_may_grow_at_the_end_and_go_but_not_change() {
         let (end, known) = (Place::new(7, 500), [(3, 100), (5, 200), (7, 500)]);
         let agrees = |volumes: &[(u32, u64)]| {
-            let sound = volumes.iter().map(|&(number, length)| (number, length, true));
-            super::agrees(end, &known, &sound.collect::<Vec<_>>()).is_ok()
+            let sure = volumes.iter().map(|&(number, length)| (number, length, false));
+            super::agrees(end, &known, &sure.collect::<Vec<_>>()).is_ok()
         };
         assert!(agrees(&[(3, 100), (5, 200), (7, 500)]));
         assert!(agrees(&[(3, 100), (5, 200), (7, 900), (8, 64)]));
@@ -118,6 +124,10 @@ mod tests {
         assert!(!agrees(&[(3, 101), (5, 200), (7, 500)]) && !agrees(&[(3, 99), (5, 200), (7, 500)]));
         assert!(!agrees(&[(3, 100), (4, 64), (5, 200), (7, 500)]));
         assert!(!agrees(&[]) && !agrees(&[(3, 100), (5, 200)]), "compaction leaves the last one");
-        assert!(super::agrees(end, &known, &[(7, 500, false)]).is_err());
+        let guessed = |length| super::agrees(end, &known, &[(3, length, true), (7, 500, false)]).is_ok();
+        assert!(
+            guessed(100) && guessed(101) && !guessed(99),
+            "more than is valid may be there, but not less"
+        );
     }
 }

@@ -25,6 +25,7 @@ use super::{
     record::{Head, Kind},
     scan::{Scan, Step},
     shared::Shared,
+    verify::Wrong,
     volume::{SUPERBLOCK_BYTES, Superblock, Volume},
     writer::{Done, Forget, Job, Request},
 };
@@ -101,12 +102,19 @@ impl Rewrite<'_> {
         while let Some(step) = scan.next().map_err(failed("read it"))? {
             match step {
                 Step::Record { offset, head } => self.meet(offset, &head)?,
-                Step::Damaged { start, end } => {
-                    return Err(Stop::LeaveAlone(format!("no record can be read from {start} to {end}")));
-                }
+                Step::Damaged { start, end, .. } => self.pass(start, end)?,
             }
         }
         self.hand_over()
+    }
+
+    /// Goes past a part without records. What is needed of it the index knows, so that it is missed at the end; unless
+    /// nobody knows what was there.
+    fn pass(&mut self, start: u64, end: u64) -> Result<(), Stop> {
+        if self.shared.damage.hides_records(self.volume.number, start, end) {
+            return Err(Stop::LeaveAlone(format!("no record can be read from {start} to {end}")));
+        }
+        self.pay(end - start)
     }
 
     fn meet(&mut self, offset: u64, head: &Head<'_>) -> Result<(), Stop> {
@@ -130,7 +138,7 @@ impl Rewrite<'_> {
                 return self.pay(head.length() as u64);
             }
             // Moved to the end of the last volume, its record would be taken for one of a write that never ended.
-            let error = self.shared.damage.found(place, "its file is gone or has another length");
+            let error = self.shared.damage.found(hash, place, Wrong::FileGone);
             return Err(Stop::LeaveAlone(error.to_string()));
         }
         let request = self.request(hash, entry, head)?;
@@ -147,7 +155,7 @@ impl Rewrite<'_> {
         let Some(key) = key else {
             return Err(Stop::LeaveAlone(format!("{:?} has a key that cannot be written", entry.place)));
         };
-        let data = self.data(entry, head)?;
+        let data = self.data(hash, entry, head)?;
         let (answer, done) = oneshot::channel();
         let request = Request {
             hash,
@@ -173,18 +181,18 @@ impl Rewrite<'_> {
         Ok((request, done))
     }
 
-    fn data(&self, entry: Entry, head: &Head<'_>) -> Result<Bytes, Stop> {
+    fn data(&self, hash: u64, entry: Entry, head: &Head<'_>) -> Result<Bytes, Stop> {
         let mut data = vec![0; head.data_len as usize];
-        let damaged = |what| {
-            let error = self.shared.damage.found(entry.place, what);
-            Err(Stop::LeaveAlone(error.to_string()))
+        let wrong = match read_full(&self.volume.file, &mut data, entry.place.offset() + head.length() as u64)
+        {
+            Ok(_) if head.kind != Kind::Blob || Checksum::of(&data) == head.checksum => {
+                return Ok(Bytes::from(data));
+            }
+            Ok(_) => Wrong::Checksum,
+            Err(error) if is_unreadable(&error) => Wrong::Unreadable,
+            Err(error) => return Err(failed("read it")(error)),
         };
-        match read_full(&self.volume.file, &mut data, entry.place.offset() + head.length() as u64) {
-            Ok(_) if head.kind != Kind::Blob || Checksum::of(&data) == head.checksum => Ok(Bytes::from(data)),
-            Ok(_) => damaged("the bytes do not match their checksum"),
-            Err(error) if is_unreadable(&error) => damaged("the disk cannot read it"),
-            Err(error) => Err(failed("read it")(error)),
-        }
+        Err(Stop::LeaveAlone(self.shared.damage.found(hash, entry.place, wrong).to_string()))
     }
 
     /// Has the records written, and waits until they are.
@@ -226,6 +234,8 @@ impl Rewrite<'_> {
         // A try before this one may have come to an end behind the removal.
         disk::already_gone(cut(&path, self.volume.end())).map_err(failed("cut it"))?;
         self.pay(0)?;
+        // Until it is gone for all: the scrub, which mends superblocks, must not name it.
+        let superblocks = shared.superblocks.lock();
         link.write(shared).map_err(failed("write the next volume's superblock"))?;
         self.pay(0)?;
         disk::already_gone(disk::remove(&path)).map_err(failed("remove it"))?;
@@ -235,6 +245,7 @@ impl Rewrite<'_> {
             self.forget(tombstones.to_vec())?;
         }
         shared.volumes.remove(number);
+        drop(superblocks);
         shared.damage.forget(number);
         shared.compaction.needless.lock().forget(number);
         shared.compaction.removed_bytes.fetch_add(self.volume.end(), Ordering::Relaxed);
@@ -291,10 +302,8 @@ impl Link {
 
     fn write(&self, shared: &Shared) -> io::Result<()> {
         let Self(superblock) = self;
-        // One sector, which a disk writes whole or not at all. Opened anew: see [`Shared::sync_volume`].
-        let file = disk::open(&shared.layout.volume(superblock.number))?;
-        disk::write_at(&file, &superblock.encode(), 0)?;
-        disk::sync_data(&file)
+        // Opened anew: see [`Shared::sync_volume`].
+        superblock.write(&disk::open(&shared.layout.volume(superblock.number))?)
     }
 }
 

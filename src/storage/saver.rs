@@ -2,7 +2,9 @@
 //! written as reading it again may cost a start.
 
 use std::{
+    collections::BTreeSet,
     io,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -28,7 +30,7 @@ pub struct Saver {
     shared: Arc<Shared>,
     /// Bytes of records since the last save began.
     written: u64,
-    /// There are records that no saved index has.
+    /// There are records that neither the saved index has nor the one that is being saved.
     is_behind: bool,
     /// Volumes with a smaller number are durable, whatever was synced when they were written.
     durable_before: u32,
@@ -71,7 +73,10 @@ impl Saver {
             move || save(&shared, from, durable_before, shared.room_bytes, &stop)
         });
         match thread {
-            Ok(thread) => self.running = Some(Running { thread, stop }),
+            Ok(thread) => {
+                self.running = Some(Running { thread, stop });
+                self.is_behind = false;
+            }
             Err(error) => tracing::warn!(%error, "no thread to save the index: it is tried again"),
         }
     }
@@ -87,9 +92,10 @@ impl Saver {
     fn stop(&mut self) {
         if let Some(Running { thread, stop }) = self.running.take() {
             stop.store(true, Ordering::Relaxed);
-            // A panic of it was logged; the next index is saved by another thread.
-            if let Ok(Some(durable_before)) = thread.join() {
-                self.durable_before = durable_before;
+            match thread.join() {
+                Ok(Some(durable_before)) => self.durable_before = durable_before,
+                // It failed, or was stopped; or it panicked, which was logged.
+                Ok(None) | Err(_) => self.is_behind = true,
             }
         }
     }
@@ -156,6 +162,7 @@ fn try_save(
     // Not before the tables were copied: then every record in them lies before this end.
     let extent = extent(shared)?;
     sync_volumes(shared, durable_before)?;
+    sync_files(shared)?;
     save.finish(&extent)?;
     shared.layout.index.keep_new()?;
     Ok(Some(extent.end))
@@ -184,4 +191,21 @@ pub fn sync_volumes(shared: &Shared, first: u32) -> io::Result<()> {
         disk::already_gone(shared.sync_volume(volume.number))?;
     }
     disk::sync_folder(&shared.layout.volumes())
+}
+
+/// As [`sync_volumes`], for the files of blobs that the index names.
+fn sync_files(shared: &Shared) -> io::Result<()> {
+    let files = std::mem::take(&mut *shared.unsynced_files.lock());
+    let folders: BTreeSet<PathBuf> = files.iter().map(|id| shared.layout.blob_folder(*id)).collect();
+    let sync_file = |id: &u64| disk::sync_data(&disk::open(&shared.layout.blob(*id))?);
+    // One that is gone was replaced.
+    let sync = |id: &u64| disk::already_gone(sync_file(id));
+    let synced = files
+        .iter()
+        .try_for_each(sync)
+        .and_then(|()| folders.iter().try_for_each(|path| disk::sync_folder(path)));
+    synced.inspect_err(|error| {
+        shared.sync_failed(error);
+        shared.unsynced_files.lock().extend(files);
+    })
 }

@@ -3,14 +3,13 @@
 //! Where no head is, the walk goes on at the next one: found by its first bytes and proven by its checksum. What was
 //! skipped is reported.
 
-use std::{fs::File, io};
+use std::{io, ops::Range};
 
 use super::{
-    pread::{is_unreadable, read_full},
+    pread::{ReadAt, is_unreadable},
     record::{FIXED_BYTES, Head, HeadError, MAGIC, Seal},
     volume::Volume,
 };
-use crate::model::{Checksum, Crc64};
 
 /// Read at once where records are small: many heads with one read.
 const WIDE_BYTES: usize = 256 << 10;
@@ -35,6 +34,8 @@ pub enum Step<'a> {
         start: u64,
         /// After the last byte.
         end: u64,
+        /// The disk could not read all of it.
+        unreadable: bool,
     },
 }
 
@@ -49,8 +50,14 @@ pub struct Scan<'v> {
 impl<'v> Scan<'v> {
     /// Walks from `start`, where a record begins, to `end`.
     pub fn new(volume: &'v Volume, start: u64, end: u64) -> Self {
-        let window = Window { file: &volume.file, bytes: Vec::new(), start, served: 0, searching: false };
-        Self { seal: &volume.seal, window, position: start, end }
+        Self::through(&*volume.file, &volume.seal, start, end)
+    }
+
+    /// As [`Scan::new`], reading the volume with that seal through `from`.
+    pub fn through(from: &'v dyn ReadAt, seal: &'v Seal, start: u64, end: u64) -> Self {
+        let window =
+            Window { from, bytes: Vec::new(), start, served: 0, searching: false, unreadable: Vec::new() };
+        Self { seal, window, position: start, end }
     }
 
     /// The next record or damaged stretch; `None` at the end.
@@ -61,7 +68,8 @@ impl<'v> Scan<'v> {
         let start = self.position;
         let Some(head_len) = self.head_at(start)? else {
             self.position = self.find_record(start + 1)?;
-            return Ok(Some(Step::Damaged { start, end: self.position }));
+            let unreadable = self.window.met_unreadable(start, self.position);
+            return Ok(Some(Step::Damaged { start, end: self.position, unreadable }));
         };
         self.window.served += 1;
         let bytes = self.window.at(start, head_len, self.end)?;
@@ -113,12 +121,14 @@ impl<'v> Scan<'v> {
 
 /// The part of the file that was read last.
 struct Window<'v> {
-    file: &'v File,
+    from: &'v dyn ReadAt,
     bytes: Vec<u8>,
     start: u64,
     /// Records that began in it.
     served: u64,
     searching: bool,
+    /// Sectors that the disk could not read, from where the walk is now.
+    unreadable: Vec<Range<u64>>,
 }
 
 impl Window<'_> {
@@ -150,7 +160,7 @@ impl Window<'_> {
         self.start = offset;
         self.served = 0;
         self.bytes.resize(size, 0);
-        match read_full(self.file, &mut self.bytes, offset) {
+        match self.from.read_full(&mut self.bytes, offset) {
             Ok(read) => self.bytes.truncate(read),
             Err(error) if is_unreadable(&error) => {
                 tracing::error!(offset, %error, "the disk cannot read this part of a volume");
@@ -161,38 +171,34 @@ impl Window<'_> {
         Ok(())
     }
 
+    /// Whether the disk could not read all of that part, which was walked through just now.
+    fn met_unreadable(&mut self, start: u64, end: u64) -> bool {
+        let any = self.unreadable.iter().any(|sector| sector.start < end && start < sector.end);
+        self.unreadable.retain(|sector| sector.end > end);
+        any
+    }
+
     /// Reads what can be read; the rest is zeros, which are no record.
     fn fill_by_sectors(&mut self, offset: u64) -> io::Result<()> {
         let mut done = 0;
-        for sector in self.bytes.chunks_mut(SECTOR_BYTES) {
-            match read_full(self.file, sector, offset + done) {
+        while done < self.bytes.len() {
+            let at = offset + done as u64;
+            // Sectors of the disk, not of what is read.
+            let size = SECTOR_BYTES - (at % SECTOR_BYTES as u64) as usize;
+            let end = (done + size).min(self.bytes.len());
+            let sector = &mut self.bytes[done..end];
+            match self.from.read_full(sector, at) {
                 Ok(_) => {}
                 Err(error) if is_unreadable(&error) => {
                     sector.fill(0);
+                    self.unreadable.push(at..at + sector.len() as u64);
                 }
                 Err(error) => return Err(error),
             }
-            done += sector.len() as u64;
+            done = end;
         }
         Ok(())
     }
-}
-
-/// Whether the bytes there have that checksum. Unreadable ones have not.
-pub fn data_matches(file: &File, mut offset: u64, length: u64, checksum: Checksum) -> bool {
-    let mut crc = Crc64::default();
-    let mut left = length;
-    let mut buffer = vec![0; (length.min(WIDE_BYTES as u64)) as usize];
-    while left > 0 {
-        let size = left.min(buffer.len() as u64) as usize;
-        match read_full(file, &mut buffer[..size], offset) {
-            Ok(read) if read == size => crc.update(&buffer[..size]),
-            _ => return false,
-        }
-        offset += size as u64;
-        left -= size as u64;
-    }
-    crc.finish() == checksum
 }
 
 #[cfg(test)]
@@ -203,8 +209,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::Version,
-        storage::record::{Kind, NewHead},
+        model::{Checksum, Version},
+        storage::{
+            record::{Kind, NewHead},
+            verify,
+        },
     };
 
     const STORE: [u8; 16] = [3; 16];
@@ -242,10 +251,9 @@ mod tests {
                     assert_eq!(offset, at);
                     keys.push(head.key.to_vec());
                     at = offset + head.record_length();
-                    let data_at = offset + head.length() as u64;
-                    assert!(data_matches(&volume.file, data_at, head.data_len.into(), head.checksum));
+                    assert_eq!(verify::record(&*volume.file, offset, &head).unwrap(), Ok(()));
                 }
-                Step::Damaged { start, end } => {
+                Step::Damaged { start, end, .. } => {
                     assert!(start == at && end > start);
                     skipped += end - start;
                     at = end;

@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{
@@ -26,6 +27,7 @@ use super::{
     options::Options,
     pread::Reads,
     queue::Queue,
+    scrub::Scrub,
     totals::Totals,
     volume::Volumes,
     writer::{Done, Job, Request},
@@ -67,10 +69,16 @@ pub struct Shared {
     pub listings: Semaphore,
     /// What compaction did and whether it may go on.
     pub compaction: Compaction,
+    /// How far the scrub is and whether it may go on.
+    pub scrub: Scrub,
+    /// Held by who writes the superblock of a volume that is not new, or removes a volume.
+    pub superblocks: Mutex<()>,
     /// Size at which a new volume is begun.
     pub volume_bytes: u64,
     /// Space that blobs leave free, so that compaction has room to give space back.
     pub room_bytes: u64,
+    /// Ids of files of blobs that were written without a sync, or may have been by the process before this one.
+    pub unsynced_files: Mutex<Vec<u64>>,
     next_file: AtomicU64,
 }
 
@@ -94,6 +102,8 @@ pub struct Found {
     pub keys_until: Option<Place>,
     /// Bytes of records that no saved index has.
     pub unsaved_bytes: u64,
+    /// Ids of files of blobs that are perhaps not durable.
+    pub unsynced_files: Vec<u64>,
     /// The volumes as they were before anything was put in order, ascending.
     pub opened: Vec<Opened>,
     /// Stretches of the last volume that were never acknowledged. Where the directory may be changed they were cut off or
@@ -145,8 +155,11 @@ impl Shared {
             places: Arc::new(Semaphore::new(MAX_WAITING)),
             listings: Semaphore::new(MAX_LISTINGS),
             compaction: Compaction::default(),
+            scrub: Scrub::default(),
+            superblocks: Mutex::default(),
             volume_bytes,
             room_bytes: compact::room_bytes(&options, volume_bytes),
+            unsynced_files: Mutex::new(found.unsynced_files),
             next_file: AtomicU64::new(found.next_file),
             layout,
             options,
@@ -182,13 +195,16 @@ impl Shared {
     pub fn sync_volume(&self, number: u32) -> io::Result<()> {
         // Opened anew: the error of a failed sync is told once to each who has the file open, and the writer needs its own.
         let file = disk::open(&self.layout.volume(number))?;
-        disk::sync_data(&file).inspect_err(|error| {
-            // Where the writer syncs, it is told too, and goes on in a new volume. Else nobody is told again: asked once
-            // more, the system may say that all is well.
-            if self.options.sync == SyncMode::Never {
-                self.health.set_read_only(&format!("a sync failed ({error})"));
-            }
-        })
+        disk::sync_data(&file).inspect_err(|error| self.sync_failed(error))
+    }
+
+    /// A sync behind the writer's back failed.
+    pub fn sync_failed(&self, error: &io::Error) {
+        // Where the writer syncs, it is told too, and goes on in a new volume. Else nobody is told again: asked once more,
+        // the system may say that all is well.
+        if self.options.sync == SyncMode::Never {
+            self.health.set_read_only(&format!("a sync failed ({error})"));
+        }
     }
 
     /// An error if there is surely no room for a blob of that length.

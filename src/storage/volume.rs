@@ -5,7 +5,6 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io,
-    os::unix::fs::FileExt,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +13,13 @@ use std::{
 
 use parking_lot::RwLock;
 
-use super::{blocks::crc32c, index::Place, record::Seal};
+use super::{
+    blocks::crc32c,
+    disk,
+    index::Place,
+    pread::{is_unreadable, read_full},
+    record::Seal,
+};
 
 /// Bytes before the first record.
 pub const SUPERBLOCK_BYTES: u64 = 64;
@@ -60,6 +65,13 @@ impl Superblock {
         let sum = crc32c(&out);
         out[12..16].copy_from_slice(&sum.to_le_bytes());
         out
+    }
+
+    /// Writes it to its volume, durably.
+    pub fn write(&self, file: &File) -> io::Result<()> {
+        // One sector, which a disk writes whole or not at all.
+        disk::write_at(file, &self.encode(), 0)?;
+        disk::sync_data(file)
     }
 
     /// Reads the superblock of that store's volume of that number.
@@ -164,9 +176,10 @@ impl Volume {
         number: u32,
     ) -> io::Result<Result<Superblock, SuperblockError>> {
         let mut bytes = [0; SUPERBLOCK_BYTES as usize];
-        match file.read_exact_at(&mut bytes, 0) {
-            Ok(()) => Ok(Superblock::decode(&bytes, store, number)),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Err(SuperblockError::Damaged)),
+        match read_full(file, &mut bytes, 0) {
+            Ok(read) if read == bytes.len() => Ok(Superblock::decode(&bytes, store, number)),
+            Ok(_) => Ok(Err(SuperblockError::Damaged)),
+            Err(error) if is_unreadable(&error) => Ok(Err(SuperblockError::Damaged)),
             Err(error) => Err(error),
         }
     }
@@ -224,6 +237,28 @@ impl Volumes {
     /// The first one whose number is greater than that.
     pub fn after(&self, number: u32) -> Option<Arc<Volume>> {
         self.0.read().range(number.checked_add(1)?..).next().map(|(_, volume)| volume.clone())
+    }
+
+    /// The last one whose number is less than that.
+    pub fn before(&self, number: u32) -> Option<Arc<Volume>> {
+        self.0.read().range(..number).next_back().map(|(_, volume)| volume.clone())
+    }
+
+    /// The first one of that number or a greater one.
+    pub fn from(&self, number: u32) -> Option<Arc<Volume>> {
+        self.0.read().range(number..).next().map(|(_, volume)| volume.clone())
+    }
+
+    /// Bytes of all between two places: number of a volume, offset in it.
+    pub fn bytes_between(&self, (first, offset): (u32, u64), (last, end): (u32, u64)) -> u64 {
+        let volumes = self.0.read();
+        // Not a range, which must not end before it begins.
+        let between = volumes.values().filter(|volume| (first..=last).contains(&volume.number));
+        let bytes = between.map(|volume| {
+            let end = if volume.number == last { end.min(volume.end()) } else { volume.end() };
+            end.saturating_sub(if volume.number == first { offset } else { 0 })
+        });
+        bytes.sum()
     }
 
     /// The one with the greatest number.

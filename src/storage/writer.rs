@@ -284,7 +284,7 @@ impl Writer {
         let shared = &self.shared;
         if let Some(entry) = request.moved {
             if shared.index.holds(request.hash, entry.place) {
-                let old = Some(Current { entry, facts: None });
+                let old = Some(Current { entry, facts: None, file: None });
                 return Some(Accepted { request, old, before: Before::Nothing });
             }
             let _ = request.answer.send(Ok(Done { before: Before::Newer(request.version), stale: None }));
@@ -468,16 +468,13 @@ impl Writer {
             return;
         }
         shared.totals.replace(request.counted(), old.map(|old| old.counted()));
-        if let Some(old) = old {
-            shared.damage.replaced(old.entry.place);
-        }
         if request.kind != Kind::Tombstone {
             shared.health.set_full(false);
         }
         if let Some(file) = request.doomed.take() {
             file.keep();
         }
-        let stale = old.and_then(|old| old.facts?.file).map(|file| Doomed::new(shared.layout.blob(file.id)));
+        let stale = old.and_then(|old| old.file).map(|file| Doomed::new(shared.layout.blob(file.id)));
         let _ = request.answer.send(Ok(Done { before, stale }));
     }
 

@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use backpack::{
     model::{Checksum, Crc64, Key, Version},
     storage::{
-        Before, Blob, BlobInfo, BlobWriter, Found, Listed, NewBlob, Storage, StorageError, Usage, Written,
+        Before, Blob, BlobInfo, BlobWriter, Damaged, Found, Listed, NewBlob, Spot, Storage, StorageError,
+        Usage, Written,
     },
 };
 use bytes::{Bytes, BytesMut};
@@ -32,6 +33,10 @@ pub struct Memory {
     pub largest_read: std::sync::Arc<AtomicUsize>,
     /// Compaction was told to pause.
     pub paused: AtomicBool,
+    /// The scrub was told to pause.
+    pub scrub_paused: AtomicBool,
+    /// Times that the scrub was told to begin.
+    pub scrubs: AtomicUsize,
     /// [`Storage::close`] was called.
     pub closed: AtomicBool,
 }
@@ -61,6 +66,8 @@ impl Default for Memory {
             commits: std::sync::Arc::new(Semaphore::new(1000)),
             largest_read: Default::default(),
             paused: Default::default(),
+            scrub_paused: Default::default(),
+            scrubs: Default::default(),
             closed: Default::default(),
         }
     }
@@ -170,6 +177,18 @@ impl Storage for Memory {
 
     fn pause_compaction(&self, paused: bool) {
         self.paused.store(paused, Ordering::SeqCst);
+    }
+
+    fn pause_scrub(&self, paused: bool) {
+        self.scrub_paused.store(paused, Ordering::SeqCst);
+    }
+
+    fn start_scrub(&self) {
+        self.scrubs.fetch_add(1, Ordering::SeqCst);
+    }
+
+    async fn damaged(&self, _after: Option<Spot>, _limit: usize) -> Result<Vec<Damaged>, StorageError> {
+        Ok(Vec::new())
     }
 
     async fn close(&self) -> Result<(), StorageError> {

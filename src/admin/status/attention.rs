@@ -76,7 +76,10 @@ fn of_server(seen: &Snapshot, server: &Server) -> Vec<String> {
         found.push(format!("Server {id} takes no writes: {why}."));
     }
     if stats.damaged > 0 {
-        found.push(format!("Server {id} found {} damaged blobs that are not replaced yet.", stats.damaged));
+        found.push(format!(
+            "Server {id} knows of {} damaged blobs that are not replaced yet: GET /-/damaged lists them.",
+            stats.damaged
+        ));
     }
     let shards = seen.map.shards.values().filter(|shard| !shard.read_only && shard.servers.contains(id));
     let to_come: u64 = shards.filter_map(|shard| shard.size).map(|size| size.free()).sum();

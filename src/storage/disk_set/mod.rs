@@ -16,7 +16,9 @@ use async_trait::async_trait;
 
 pub use start::open;
 
-use super::{BlobWriter, Engine, Found, Listed, NewBlob, Storage, StorageError, Usage, Written};
+use super::{
+    BlobWriter, Damaged, Engine, Found, Listed, NewBlob, Spot, Storage, StorageError, Usage, Written,
+};
 use crate::model::{Key, Version};
 use plan::Plan;
 
@@ -150,6 +152,29 @@ impl Storage for DiskSet {
 
     fn pause_compaction(&self, paused: bool) {
         self.engines().for_each(|engine| engine.pause_compaction(paused));
+    }
+
+    fn pause_scrub(&self, paused: bool) {
+        self.engines().for_each(|engine| engine.pause_scrub(paused));
+    }
+
+    fn start_scrub(&self) {
+        self.engines().for_each(Engine::start_scrub);
+    }
+
+    async fn damaged(&self, after: Option<Spot>, limit: usize) -> Result<Vec<Damaged>, StorageError> {
+        let mut all: Vec<Damaged> = Vec::new();
+        for (number, disk) in self.disks.iter().enumerate() {
+            let Some(engine) = &disk.engine else { continue };
+            let disk = number as u32;
+            if after.is_some_and(|after| after.disk > disk) {
+                continue;
+            }
+            let behind = after.filter(|after| after.disk == disk).map(|after| Spot { disk: 0, ..after });
+            let page = engine.damaged(behind, limit - all.len()).await?;
+            all.extend(page.into_iter().map(|one| Damaged { place: Spot { disk, ..one.place }, ..one }));
+        }
+        Ok(all)
     }
 
     async fn close(&self) -> Result<(), StorageError> {

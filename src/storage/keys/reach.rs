@@ -32,7 +32,7 @@ impl Reach {
 
     /// Whether the volumes, which may have grown and may have been compacted, still hold it. Says what does not.
     pub fn check(&self, volumes: &[Arc<Volume>]) -> io::Result<Result<(), &'static str>> {
-        let found: Vec<_> = volumes.iter().map(|volume| (volume.number, volume.end(), true)).collect();
+        let found: Vec<_> = volumes.iter().map(|volume| (volume.number, volume.end(), false)).collect();
         if let Err(reason) = agrees(self.end, &self.volumes, &found) {
             return Ok(Err(reason));
         }
