@@ -26,6 +26,8 @@ fn options() -> Options {
         small_limit: SMALL as u64,
         volume_bytes: SMALL as u64 + (64 << 10),
         reserve_bytes: 4096,
+        // It would save what it finds among the files that are flipped and put back.
+        scrub_bytes_per_second: 0,
         ..Options::default()
     }
 }
