@@ -1,6 +1,6 @@
 //! Real ZooKeeper servers, alone or three together.
 
-use std::{fs, ops::Deref, path::Path};
+use std::{fs, net::TcpStream, ops::Deref, path::Path};
 
 use tempfile::TempDir;
 
@@ -67,6 +67,8 @@ impl ZooKeeper {
         );
         let server = Self::launch(free_port(), Some(tls_port), &extra);
         server.wait_until_serving();
+        // It opens this port after the other.
+        server.process.wait_until_up(START_WITHIN, || TcpStream::connect(server.tls_addr()).is_ok());
         server
     }
 
