@@ -5,10 +5,14 @@ use std::{fs::File, io, time::Instant};
 
 use super::{
     checkpoint::{Extent, PROBE, Unusable, load, mark},
-    index::{Index, Place},
+    index::{Entry, Index, Place},
     layout::Layout,
     opened::Opened,
     options::Options,
+    pread::is_unreadable,
+    record::Kind,
+    scan::{Scan, Step},
+    volume::{SUPERBLOCK_BYTES, Volume},
 };
 
 /// What was saved, and is still true.
@@ -21,8 +25,8 @@ pub struct Restored {
     pub extent: Extent,
 }
 
-/// Takes the saved index, opened before the volumes were. One that cannot be used is removed: what the start does to the volumes now, the next one must
-/// not take for what was saved.
+/// Takes the saved index, opened before the volumes were. One that cannot be used is removed: what the start does to the
+/// volumes now, the next one must not take for what was saved.
 pub fn restore(
     layout: &Layout,
     options: &Options,
@@ -61,6 +65,8 @@ fn try_restore(
     volumes.iter().for_each(|opened| there[opened.volume.number as usize] = true);
     let has = |number: u32| there.get(number as usize) == Some(&true);
     let (index, from, extent) = load(&file, layout.store, probe, has)?;
+    let saved = Restored { index, from, extent };
+    let Restored { extent, .. } = &saved;
     let lengths = volumes
         .iter()
         .map(|opened| (opened.volume.number, opened.valid_length(), opened.length_is_guessed()));
@@ -69,10 +75,17 @@ fn try_restore(
     }
     agrees(extent.end, &extent.volumes, &lengths.collect::<Vec<_>>()).map_err(Unusable::Wrong)?;
     let last = volumes.iter().find(|opened| opened.volume.number == extent.end.volume());
-    if let Some(last) = last
-        && mark(&last.volume, extent.end.offset())? != extent.mark
-    {
-        return Err(Unusable::Wrong("the last volume was cut and written again"));
+    if let Some(last) = last {
+        let number = last.volume.number;
+        match mark(&last.volume, extent.end.offset()) {
+            Ok(found) if found == extent.mark => {}
+            Err(error) if !is_unreadable(&error) => return Err(error.into()),
+            // What was saved was durable, so no crash does that.
+            _ if saved.knows(&last.volume, |key| (options.key_hash)(key, layout.hash_seed))? => {
+                tracing::error!(number, "the last bytes of a volume are damaged");
+            }
+            _ => return Err(Unusable::Wrong("the last volume was cut and written again")),
+        }
     }
     // Where the superblock that said so is damaged, the index says how much of a volume is valid.
     let guessed = volumes.iter_mut().filter(|opened| opened.length_is_guessed());
@@ -81,7 +94,41 @@ fn try_restore(
             opened.set_length(*length);
         }
     }
-    Ok(Some(Restored { index, from, extent }))
+    Ok(Some(saved))
+}
+
+impl Restored {
+    /// Whether every record that can be read in the volume where the index ends is one it knows, or one it knows a later
+    /// one of the key of, and none is where another should be. Then what cannot be read is damage, of which the index
+    /// says whose it is; else the volume was written again since.
+    fn knows(&self, volume: &Volume, hash: impl Fn(&[u8]) -> u64) -> io::Result<bool> {
+        let Self { index, from, extent } = self;
+        let (mut met, mut hidden) = (0, Vec::new());
+        let mut scan = Scan::new(volume, SUPERBLOCK_BYTES, volume.end());
+        while let Some(step) = scan.next()? {
+            match step {
+                Step::Damaged { start, end, .. } => hidden.push(start..end),
+                Step::Record { offset, .. } if offset >= extent.end.offset() => break,
+                Step::Record { offset, head } => {
+                    let place = Place::new(volume.number, offset);
+                    let entry = Entry::new(place, head.length(), head.data_len, head.kind);
+                    let of_key = index.candidates(hash(head.key));
+                    let is_known = of_key.iter().any(|one| *one == entry);
+                    met += usize::from(is_known);
+                    let may_be_unknown = head.kind == Kind::Gap
+                        || place >= *from
+                        || of_key.iter().any(|later| later.place > place);
+                    let crosses_the_end = offset + head.record_length() > extent.end.offset();
+                    if !is_known && !may_be_unknown || crosses_the_end {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        let mut known = 0;
+        index.for_each(|entry, _| known += usize::from(entry.place.volume() == volume.number));
+        Ok(known == met + index.within(volume.number, &hidden).len())
+    }
 }
 
 /// Whether volumes (number, valid bytes, whether that is a guess; ascending) still hold what was made of them when they were

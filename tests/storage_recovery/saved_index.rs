@@ -248,30 +248,74 @@ fn an_index_from_before_compaction_is_right_after_it() {
     });
 }
 
+/// Restored from a backup, say, and written to since.
 #[test]
 fn a_volume_that_was_cut_and_written_again_is_noticed() {
+    // So many bytes each; together so many that the volume is long enough again.
+    for again in [&[("other", 300), ("another", 300)][..], &[("big", 6000)], &[("lost", 200), ("late", 200)]]
+    {
+        block_on(async {
+            let home = tempfile::tempdir().unwrap();
+            let engine = reopen(home.path());
+            put(&engine, "first", 1).await.unwrap();
+            let end = fs::metadata(last_volume(home.path())).unwrap().len();
+            put_bytes(&engine, "late", 1, vec![1; 150]).await.unwrap();
+            put_bytes(&engine, "lost", 1, vec![1; 50]).await.unwrap();
+            drop(engine);
+            let old = fs::read(index(home.path())).unwrap();
+            fs::File::options().write(true).open(last_volume(home.path())).unwrap().set_len(end).unwrap();
+            fs::remove_file(home.path().join("CLEAN")).unwrap();
+            let engine = reopen(home.path());
+            for (name, length) in again {
+                put_bytes(&engine, name, 1, vec![2; *length]).await.unwrap();
+            }
+            drop(engine);
+            fs::write(index(home.path()), old).unwrap();
+            let engine = reopen(home.path());
+            assert_eq!(get(&engine, "first").await.unwrap(), Some((1, Some(body("first", 1)))));
+            for (name, length) in again {
+                let held = get(&engine, name).await.unwrap();
+                assert_eq!(held, Some((1, Some(vec![2; *length]))), "{name}");
+            }
+            assert_eq!((engine.usage().blobs, engine.usage().damaged), (again.len() as u64 + 1, 0));
+        });
+    }
+}
+
+#[test]
+fn damage_at_the_end_of_the_last_volume_brings_nothing_back() {
     block_on(async {
         let home = tempfile::tempdir().unwrap();
-        let engine = reopen(home.path());
-        put(&engine, "first", 1).await.unwrap();
-        let end = fs::metadata(last_volume(home.path())).unwrap().len();
-        put(&engine, "lost", 1).await.unwrap();
-        drop(engine);
-        let old = fs::read(index(home.path())).unwrap();
-        // Restored from a backup, say, and written to since.
-        fs::File::options().write(true).open(last_volume(home.path())).unwrap().set_len(end).unwrap();
-        fs::remove_file(home.path().join("CLEAN")).unwrap();
-        let engine = reopen(home.path());
-        for name in ["other", "another"] {
+        let (stored, tried) = (home.path().join("stored"), home.path().join("tried"));
+        let engine = reopen(&stored);
+        for name in ["replaced", "deleted", "whole"] {
             put(&engine, name, 1).await.unwrap();
         }
+        let length = || fs::metadata(last_volume(&stored)).unwrap().len() as usize;
+        let first = length();
+        put(&engine, "replaced", 2).await.unwrap();
+        let second = length();
+        delete(&engine, "deleted", 2).await.unwrap();
+        engine.close().await.unwrap();
         drop(engine);
-        fs::write(index(home.path()), old).unwrap();
-        let engine = reopen(home.path());
-        for name in ["first", "other", "another"] {
-            assert_eq!(get(&engine, name).await.unwrap().unwrap().1.unwrap(), body(name, 1));
+        let is_damaged = |held: Result<Held, StorageError>| matches!(held, Err(StorageError::Damaged(_)));
+        // The heads of the last two, then all of them.
+        for zeros in [false, true] {
+            copy(&stored, &tried);
+            let mut bytes = fs::read(last_volume(&tried)).unwrap();
+            match zeros {
+                true => bytes[first..].fill(0),
+                false => [first, second].iter().for_each(|start| bytes[start + 9] ^= 1),
+            }
+            fs::write(last_volume(&tried), bytes).unwrap();
+            let engine = reopen(&tried);
+            assert!(is_damaged(get(&engine, "replaced").await), "zeros: {zeros}");
+            assert!(is_damaged(get(&engine, "deleted").await), "zeros: {zeros}");
+            assert_eq!(get(&engine, "whole").await.unwrap(), Some((1, Some(body("whole", 1)))));
+            assert_eq!((engine.usage().damaged, index(&tried).exists()), (2, true));
+            drop(engine);
+            fs::remove_dir_all(&tried).unwrap();
         }
-        assert_eq!((get(&engine, "lost").await.unwrap(), engine.usage().blobs), (None, 3));
     });
 }
 
