@@ -21,7 +21,7 @@ const SMALL: usize = 3_000;
 /// So much before its end tells the saved index that the last volume is the one it was made of.
 const MARK_BYTES: usize = 4096;
 
-fn options() -> Options {
+pub fn options() -> Options {
     Options {
         small_limit: SMALL as u64,
         volume_bytes: SMALL as u64 + (64 << 10),
@@ -33,7 +33,7 @@ fn options() -> Options {
 }
 
 /// What was written of a key: all versions, ascending; the length of a blob, none for a delete.
-type Written = BTreeMap<String, Vec<(u64, Option<usize>)>>;
+pub type Written = BTreeMap<String, Vec<(u64, Option<usize>)>>;
 
 fn bytes_of(name: &str, n: u64, length: usize) -> Vec<u8> {
     let part = format!("{name}@{n};");
@@ -49,7 +49,7 @@ fn meta_of(name: &str, n: u64) -> Meta {
     ])
 }
 
-async fn write(engine: &Engine, written: &mut Written, name: &str, n: u64, length: Option<usize>) {
+pub async fn write(engine: &Engine, written: &mut Written, name: &str, n: u64, length: Option<usize>) {
     match length {
         Some(length) => {
             let meta = meta_of(name, n);
@@ -64,7 +64,7 @@ async fn write(engine: &Engine, written: &mut Written, name: &str, n: u64, lengt
 }
 
 /// Three volumes with everything in them: overwritten and deleted keys, metadata, whole files.
-async fn fill(engine: &Engine, random: &mut Rng) -> Written {
+pub async fn fill(engine: &Engine, random: &mut Rng) -> Written {
     let mut written = Written::new();
     for n in 1..=130 {
         let name = format!("key/{}", random.u8(0..24));
@@ -81,14 +81,14 @@ async fn fill(engine: &Engine, random: &mut Rng) -> Written {
 
 /// What reading a key gave.
 #[derive(Debug, PartialEq, Eq)]
-enum Read {
+pub enum Read {
     Nothing,
     Version(u64),
     Damaged,
 }
 
 /// Reads a key. Whatever is served is what was written under that version.
-async fn read(engine: &Engine, written: &Written, name: &str) -> Read {
+pub async fn read(engine: &Engine, written: &Written, name: &str) -> Read {
     let wrote = |n: u64| written[name].iter().find(|(version, _)| *version == n);
     let blob = match engine.open(&name.parse().unwrap()).await {
         Ok(None) => return Read::Nothing,
@@ -137,7 +137,7 @@ async fn look(engine: &Engine, written: &Written, knows_newest: bool) {
 }
 
 /// All files of a directory but its lock, in order.
-fn files(dir: &Path) -> Vec<PathBuf> {
+pub fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
         if entry.is_dir() {
