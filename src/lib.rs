@@ -18,6 +18,7 @@ pub mod model;
 pub mod node;
 pub mod queue;
 pub mod replicator;
+pub mod scrub;
 pub mod standalone;
 pub mod storage;
 pub mod telemetry;

@@ -13,10 +13,11 @@ use std::{
 use tokens::{Token, tokens};
 
 /// The layers from the top down. A module imports only from layers below its own, so never from its neighbours.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 9] = [
     &["bin"],
     &["standalone"],
     &["node", "coordinator", "replicator", "gateway", "admin"],
+    &["scrub"],
     &["cluster", "queue", "storage", "client"],
     &["http", "embedded"],
     &["daemon"],

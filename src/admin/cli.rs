@@ -11,8 +11,8 @@ use super::{
     MISUSE, add_server::AddServer, add_shard::AddShard, completions::Completions,
     coordinator_init::CoordinatorInit, disable_shard::DisableShard, dump_shards::DumpShards,
     enable_shard::EnableShard, nginx_config::NginxConfig, old_names, print_stats::PrintStats, put,
-    queue::QueueCommand, recount::Recount, set_pool::SetPool, set_queue::SetQueue, status::Status,
-    volume::VolumeCommand,
+    queue::QueueCommand, recount::Recount, scrub::ScrubShards, set_pool::SetPool, set_queue::SetQueue,
+    status::Status, volume::VolumeCommand,
 };
 use crate::telemetry::log::LogArgs;
 
@@ -64,6 +64,8 @@ pub enum Command {
     Queue(QueueCommand),
     /// Asks the servers how much they hold, and sets the used bytes of each shard to that
     Recount(Recount),
+    /// Compares the servers of each shard, and queues the copies and deletes that are missing
+    Scrub(ScrubShards),
     /// Writes the configuration with which nginx serves reads from every shard
     NginxConfig(NginxConfig),
     /// Uploads files, or whole folders, through a coordinator

@@ -33,6 +33,7 @@ mod queue;
 mod queue_place;
 mod recount;
 mod report;
+mod scrub;
 mod server_list;
 mod set_pool;
 mod set_queue;
@@ -92,6 +93,7 @@ async fn carry_out(command: Command, form: Form) -> anyhow::Result<Option<Report
         Command::Status(command) => command.run().await,
         Command::Queue(command) => command.run().await,
         Command::Recount(command) => command.run().await,
+        Command::Scrub(command) => command.run().await,
         Command::NginxConfig(command) => return command.run(form).await,
         Command::Put(command) => return put::run(command, form).await.map(|()| None),
         Command::Verify(command) => return put::verify::run(command, form).await.map(|()| None),

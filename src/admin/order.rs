@@ -1,7 +1,10 @@
 //! The order in which people expect ids: 2 before 10, numbers before names. It is also the order in which the original
 //! prints them.
 
-use crate::model::{ClusterMap, Server, Shard};
+use crate::{
+    cluster::edit::EditError,
+    model::{ClusterMap, Server, Shard, ShardId},
+};
 
 /// Sorts ids for people when used as a key.
 fn natural(id: &str) -> (bool, u64, String) {
@@ -26,6 +29,17 @@ pub fn in_order<T>(items: impl IntoIterator<Item = T>, id: impl Fn(&T) -> &str) 
     let mut items: Vec<T> = items.into_iter().collect();
     items.sort_by_cached_key(|item| natural(id(item)));
     items
+}
+
+/// Those that were asked for; all of them, if none was.
+pub fn chosen<'a>(map: &'a ClusterMap, asked: &[ShardId]) -> Result<Vec<&'a Shard>, EditError> {
+    if let Some(unknown) = asked.iter().find(|id| !map.shards.contains_key(id)) {
+        let known = map.shards.keys().cloned().collect();
+        return Err(EditError::UnknownShard { shard: unknown.clone(), known });
+    }
+    let mut shards = shards(map);
+    shards.retain(|shard| asked.is_empty() || asked.contains(&shard.id));
+    Ok(shards)
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ impl Recount {
     pub async fn run(&self) -> anyhow::Result<Report> {
         let context = Context::connect(&self.cluster).await?;
         let map = context.map().await?;
-        let shards = self.chosen(&map)?;
+        let shards = order::chosen(&map, &self.shard)?;
         let servers = map
             .servers
             .values()
@@ -60,17 +60,6 @@ impl Recount {
             bail!("no shard could be counted\n{}", report.text);
         }
         Ok(report)
-    }
-
-    fn chosen<'a>(&self, map: &'a ClusterMap) -> Result<Vec<&'a Shard>, EditError> {
-        let unknown = self.shard.iter().find(|id| !map.shards.contains_key(id));
-        if let Some(unknown) = unknown {
-            let known = map.shards.keys().cloned().collect();
-            return Err(EditError::UnknownShard { shard: unknown.clone(), known });
-        }
-        let mut shards = order::shards(map);
-        shards.retain(|shard| self.shard.is_empty() || self.shard.contains(&shard.id));
-        Ok(shards)
     }
 
     fn report(&self, counts: &[Count]) -> Report {

@@ -2,6 +2,7 @@
 //!
 //! - [`Servers`]: connections to all of them
 //! - [`mod@put`], [`get`], [`delete`], [`look`], [`stats`]: one verb a file
+//! - [`listing`]: what a server holds
 //! - [`copy`]: one blob from a server to another; `transfer`: its bytes
 //! - [`error`]: what can go wrong, by what the caller should do about it
 //! - `socket`: the connections; `watched`: bodies on their way
@@ -10,6 +11,7 @@ pub mod copy;
 pub mod delete;
 pub mod error;
 pub mod get;
+pub mod listing;
 pub mod look;
 pub mod put;
 mod socket;

@@ -8,11 +8,14 @@
 //! - [`size`]: `100gb` and back
 //! - [`range`]: one HTTP byte range
 //! - [`map`]: the immutable picture of servers, shards, pools and the queue
+//! - [`listed`]: what a server holds under a key; [`digest`]: the same of a range of keys, in a few bytes
 //! - [`task`]: one copy or delete still to be made
 
 pub mod checksum;
+pub mod digest;
 pub mod id;
 pub mod key;
+pub mod listed;
 pub mod map;
 pub mod meta;
 pub mod range;
@@ -21,8 +24,10 @@ pub mod task;
 pub mod version;
 
 pub use checksum::{Checksum, Crc64};
+pub use digest::KeyRange;
 pub use id::{PoolName, ServerId, ShardId};
 pub use key::Key;
+pub use listed::Listed;
 pub use map::{ClusterMap, Pool, QueueInfo, QueueServer, Server, Shard, WriteLevel};
 pub use meta::Meta;
 pub use range::ByteRange;

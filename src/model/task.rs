@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Key, ServerId, ShardId, Version};
 
 /// What is to be made on the target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Operation {
     /// Bring the blob of that version (or a newer one) from one of the sources.

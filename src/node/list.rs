@@ -24,7 +24,8 @@ pub async fn damaged(node: &Node, query: &DamagedQuery) -> Result<Answer, Refusa
     lines(&node.storage.damaged(query.after, query.limit).await?)
 }
 
-fn lines(page: &[impl Serialize]) -> Result<Answer, Refusal> {
+/// One JSON object a line.
+pub fn lines(page: &[impl Serialize]) -> Result<Answer, Refusal> {
     let mut lines = Vec::new();
     for line in page {
         serde_json::to_writer(&mut lines, line).map_err(|error| StorageError::Io {

@@ -2,7 +2,7 @@
 //!
 //! - [`serve`]: the daemon; [`Deps`]: what it stands on
 //! - [`run()`]: from the command line ([`Args`], [`Config`]) to [`serve`]
-//! - `target`: what a request is about; `get`, `put`, `list`, `stats`: the answers
+//! - `target`: what a request is about; `get`, `put`, `list`, `digest`, `stats`: the answers
 //! - `conditions`: `If-*` and `Range`, decided; `head`: headers of answers about blobs
 //! - `refusal`: errors and their statuses, in one place
 //! - `announce`: the entry under `/live`; `identity`: which storage belongs to the id; `watch`: readiness and gauges; `metrics`: what is counted
@@ -10,6 +10,7 @@
 mod announce;
 mod conditions;
 mod config;
+mod digest;
 mod get;
 mod head;
 mod identity;
@@ -158,10 +159,13 @@ impl Handler for Node {
             Target::Blob(_) if !is_blob_method(&head.method) => not_allowed(&head.method),
             Target::Blob(key) => self.blob(&key, &head, body, id).await,
             Target::Unknown => Refusal::Unknown.answer(),
-            Target::List(_) | Target::Damaged(_) | Target::Stats if !reads => {
+            Target::List(_) | Target::Digest(_) | Target::Damaged(_) | Target::Stats if !reads => {
                 reply::method_not_allowed(&head.method, "GET, HEAD")
             }
             Target::List(query) => list::list(self, &query).await.unwrap_or_else(|refusal| refusal.answer()),
+            Target::Digest(query) => {
+                digest::digest(self, &query).await.unwrap_or_else(|refusal| refusal.answer())
+            }
             Target::Damaged(query) => {
                 list::damaged(self, &query).await.unwrap_or_else(|refusal| refusal.answer())
             }

@@ -12,6 +12,8 @@ pub enum Target {
     Blob(Key),
     /// `/-/list`, one page of what is stored.
     List(ListQuery),
+    /// `/-/digest`, one page of the digests of what is stored.
+    Digest(DigestQuery),
     /// `/-/damaged`, one page of what is damaged.
     Damaged(DamagedQuery),
     /// `/stats`.
@@ -54,6 +56,17 @@ pub struct ListQuery {
     pub limit: usize,
 }
 
+/// Which page of digests is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DigestQuery {
+    /// Only keys greater than this: the last one of the page before.
+    pub after: Option<String>,
+    /// At most so many ranges.
+    pub limit: usize,
+    /// Deletes made before that are left out, milliseconds since 1970.
+    pub deletes_since_ms: u64,
+}
+
 /// Which page of what is damaged is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DamagedQuery {
@@ -75,6 +88,7 @@ impl Target {
         match uri.path() {
             "/stats" => return Ok(Self::Stats),
             "/-/list" => return ListQuery::read(uri.query().unwrap_or_default()).map(Self::List),
+            "/-/digest" => return DigestQuery::read(uri.query().unwrap_or_default()).map(Self::Digest),
             "/-/damaged" => return DamagedQuery::read(uri.query().unwrap_or_default()).map(Self::Damaged),
             "/-/scrub/pause" => return Ok(Self::Scrub(ScrubVerb::Pause)),
             "/-/scrub/resume" => return Ok(Self::Scrub(ScrubVerb::Resume)),
@@ -99,6 +113,25 @@ impl ListQuery {
                 "after" => read.after = Some(decode(name, value)?),
                 "limit" => read.limit = limit(value)?,
                 _ => return Err(unknown(name, "prefix, after and limit")),
+            }
+        }
+        Ok(read)
+    }
+}
+
+impl DigestQuery {
+    /// Reads `after=b&limit=10&deletes_since=1700000000000`.
+    fn read(query: &str) -> Result<Self, Refusal> {
+        let mut read = Self { after: None, limit: DEFAULT_LIST_LIMIT, deletes_since_ms: 0 };
+        for (name, value) in parameters(query) {
+            match name {
+                "after" => read.after = Some(decode(name, value)?),
+                "limit" => read.limit = limit(value)?,
+                "deletes_since" => {
+                    let wrong = |_| Refusal::Query("deletes_since is milliseconds since 1970".to_owned());
+                    read.deletes_since_ms = value.parse().map_err(wrong)?;
+                }
+                _ => return Err(unknown(name, "after, limit and deletes_since")),
             }
         }
         Ok(read)
@@ -221,6 +254,16 @@ mod tests {
         for bad in ["limit=0", "limit=10001", "limit=x", "limit=", "prefix=%2", "after=%ff", "perfix=a", "x"]
         {
             assert!(query(&format!("/-/list?{bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn digests() {
+        let expected = DigestQuery { after: Some("a&b".into()), limit: 7, deletes_since_ms: 12 };
+        let target = "/-/digest?after=a%26b&limit=7&deletes_since=12";
+        assert_eq!(read(target).unwrap(), Target::Digest(expected));
+        for bad in ["limit=0", "deletes_since=", "deletes_since=-1", "prefix=a"] {
+            assert!(matches!(read(&format!("/-/digest?{bad}")), Err(Refusal::Query(_))), "{bad}");
         }
     }
 

@@ -100,6 +100,7 @@ pub use verify::Wrong;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use crate::model::Listed;
 use crate::model::{Checksum, Key, Meta, Version};
 
 /// Why the engine did not do what was asked.
@@ -231,23 +232,6 @@ pub trait BlobWriter: Send {
 
     /// Makes the blob visible. When this returns `Ok`, it is durable (as durable as the engine's sync setting says).
     async fn commit(self: Box<Self>) -> Result<Written, StorageError>;
-}
-
-/// One line of a listing.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Listed {
-    /// The key.
-    pub key: Key,
-    /// Its version.
-    pub version: Version,
-    /// Bytes; 0 for a tombstone.
-    pub length: u64,
-    /// Its checksum; none for a tombstone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub checksum: Option<Checksum>,
-    /// It was deleted.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub deleted: bool,
 }
 
 /// A piece of damage.

@@ -33,6 +33,9 @@ pub const SHORT_LEASE: Duration = Duration::from_secs(3);
 /// Whatever a test waits for happens far sooner, on a slow machine too.
 pub const SOON: Duration = Duration::from_secs(120);
 
+/// Longer than whatever a test leaves in flight on a node.
+pub const DRAIN_OF_NODES: Duration = Duration::from_secs(300);
+
 /// Settings with short waits between tries.
 pub fn config() -> Config {
     Config {
@@ -92,6 +95,11 @@ impl Rig {
             size: None,
         };
         self.change_map(|map| drop(map.shards.insert(shard.id.clone(), Arc::new(shard))));
+    }
+
+    /// The map as it is now.
+    pub fn map(&self) -> Arc<ClusterMap> {
+        self.map.borrow().clone()
     }
 
     fn change_map(&self, change: impl FnOnce(&mut ClusterMap)) {

@@ -4,15 +4,18 @@
 //! - `maps`: servers and shards
 //! - `settings`: initialisation, the queue, pools
 //! - `used`: how much a shard holds, added exactly once
+//! - `update`: documents of which we alone know the meaning
 
 mod maps;
 mod settings;
+mod update;
 mod used;
 
 use std::time::Duration;
 
 pub use maps::{NewShard, add_server, add_shard, set_read_only};
 pub use settings::{InitReport, Made, PoolChange, init, set_pool, set_queue};
+pub use update::update;
 pub use used::{WriterStamp, add_used, set_used};
 
 use super::{

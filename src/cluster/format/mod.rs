@@ -9,6 +9,7 @@
 mod read;
 mod write;
 
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 pub use read::ShardEntry;
@@ -61,6 +62,20 @@ impl Document {
             Ok(Value::Object(fields)) => Ok(Self(fields)),
             Ok(_) => Err(FormatError("it is no JSON object".into())),
             Err(error) => Err(FormatError(format!("it is no JSON: {error}"))),
+        }
+    }
+
+    /// The document as a value, all of whose fields are known.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, FormatError> {
+        serde_json::from_value(Value::Object(self.0.clone())).map_err(|error| FormatError(error.to_string()))
+    }
+
+    /// The document of a value.
+    pub fn encode(value: &impl Serialize) -> Result<Self, FormatError> {
+        match serde_json::to_value(value) {
+            Ok(Value::Object(fields)) => Ok(Self(fields)),
+            Ok(_) => Err(FormatError("it is no JSON object".into())),
+            Err(error) => Err(FormatError(error.to_string())),
         }
     }
 

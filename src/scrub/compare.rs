@@ -1,0 +1,264 @@
+//! One comparison of one shard.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    Found, Keeper,
+    pages::{Asker, Keys, Spans},
+    record::Going,
+    span::Span,
+    survey::Survey,
+    verdict::{Held, Verdict, verdict},
+    work::Work,
+};
+use crate::{
+    client::{ServerError, Servers},
+    cluster::edit::EditError,
+    daemon::unix_ms,
+    http::RequestId,
+    model::{ClusterMap, Key, Operation, Server, ServerId, Shard, Task, Version},
+    queue::{Queue, QueueError},
+};
+
+/// Keys asked for at the same time of servers that cannot list.
+const LOOKS_AT_ONCE: usize = 32;
+/// Lines of a page of damage.
+const DAMAGED_LIMIT: usize = 1000;
+
+/// Why a comparison did not come to its end. What was queued by then stays queued.
+#[derive(Debug, thiserror::Error)]
+pub enum ScrubError {
+    /// A server failed in the middle.
+    #[error("server {server}: {error}")]
+    Server {
+        /// Which.
+        server: ServerId,
+        /// How.
+        error: ServerError,
+    },
+    /// The queue takes no tasks.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// What is known of comparisons cannot be read or written.
+    #[error(transparent)]
+    Record(#[from] EditError),
+    /// There are not two servers that could be compared.
+    #[error("{0}")]
+    Nothing(String),
+    /// Another process goes on with it.
+    #[error("another process took this comparison over")]
+    TakenOver,
+}
+
+/// One comparison of one shard.
+pub struct Scrub<'a> {
+    /// The map, for addresses.
+    pub map: &'a ClusterMap,
+    /// The shard.
+    pub shard: &'a Shard,
+    /// Only what this server lacks.
+    pub only: Option<&'a ServerId>,
+    /// Connections to servers.
+    pub servers: Arc<Servers>,
+    /// Where tasks go; `None`: nowhere, only counted.
+    pub queue: Option<Arc<dyn Queue>>,
+    /// Told now and then what was found so far.
+    pub progress: &'a (dyn Fn(&Found) + Send + Sync),
+}
+
+struct Run<'a> {
+    scrub: &'a Scrub<'a>,
+    asker: Asker,
+    survey: Survey,
+    /// Those of the survey, in the order in which they are judged.
+    servers: Vec<Arc<Server>>,
+    work: Work,
+    going: Going,
+    deletes_since_ms: u64,
+}
+
+impl Scrub<'_> {
+    /// Compares, from the first key to the last, or from where the one before was left. It is remembered unless it is only a
+    /// look, or only about one server.
+    pub async fn run(&self, mut keeper: Keeper) -> Result<Found, ScrubError> {
+        if self.queue.is_none() || self.only.is_some() {
+            let settled_ms = keeper.read().await?.settled_ms;
+            return Ok(self.compare(Going::fresh(unix_ms()), settled_ms, None).await?.found);
+        }
+        let (going, settled_ms) = keeper.begin().await?;
+        match self.compare(going, settled_ms, Some(&mut keeper)).await {
+            Ok(going) => {
+                keeper.end(&going).await?;
+                Ok(going.found)
+            }
+            Err(ScrubError::TakenOver) => Err(ScrubError::TakenOver),
+            Err(error) => {
+                keeper.fail(&error.to_string()).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn compare(
+        &self,
+        going: Going,
+        deletes_since_ms: u64,
+        keeper: Option<&mut Keeper>,
+    ) -> Result<Going, ScrubError> {
+        let asker = Asker { servers: self.servers.clone(), id: RequestId::fresh() };
+        let (survey, who) = Survey::of(self.shard, self.map, &asker).await;
+        let servers = survey.servers();
+        if survey.listing.is_empty() || servers.len() < 2 {
+            return Err(ScrubError::Nothing(who.why_nothing()));
+        }
+        let work = Work::new(self.queue.clone(), &servers).await?;
+        let mut run = Run { scrub: self, asker, survey, servers, work, going, deletes_since_ms };
+        run.going.found.who.add(who);
+        // Gone on with, it was asked for already.
+        if run.going.after.is_none() {
+            run.damaged().await?;
+        }
+        run.spans(keeper).await?;
+        run.work.flush(&mut run.going.found).await?;
+        Ok(run.going)
+    }
+}
+
+impl Run<'_> {
+    /// What servers know to be damaged, and have not got again.
+    async fn damaged(&mut self) -> Result<(), ScrubError> {
+        for server in self.survey.listing.clone() {
+            let mut after: Option<String> = None;
+            loop {
+                let (servers, id) = (&self.asker.servers, &self.asker.id);
+                let ask = || servers.damaged(&server, after.as_deref(), DAMAGED_LIMIT, id);
+                let page = self.asker.patiently(&server.id, ask).await?;
+                for line in &page {
+                    // Damage without a key is seen where listings differ.
+                    let Some(key) = &line.key else { continue };
+                    let op = if line.deleted { Operation::Delete } else { Operation::Copy };
+                    if line.deleted && line.version.is_none() || !self.is_wanted(&server.id) {
+                        continue;
+                    }
+                    self.going.found.damaged += 1;
+                    self.going.oldest_missing_ms =
+                        self.going.oldest_missing_ms.min(line.version.map_or(0, Version::unix_ms));
+                    self.going.found.example(key);
+                    let others = self.servers.iter().filter(|other| other.id != server.id);
+                    let from = others.map(|other| other.id.clone()).collect();
+                    let task = self.task(op, key, line.version, from, &server.id, 0);
+                    self.work.add(task, &mut self.going.found).await?;
+                }
+                match page.last().filter(|_| page.len() == DAMAGED_LIMIT) {
+                    Some(last) => after = Some(last.place.clone()),
+                    None => break,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn spans(&mut self, mut keeper: Option<&mut Keeper>) -> Result<(), ScrubError> {
+        let listing = self.survey.listing.clone();
+        let asker = self.asker.clone();
+        let mut spans = Spans::new(&asker, &listing, self.going.after.clone(), self.deletes_since_ms);
+        while let Some(span) = spans.next().await? {
+            // What servers that cannot list hold, digests do not say.
+            if span.differs() || !self.survey.asked.is_empty() {
+                self.keys(&asker, &listing, &span).await?;
+            }
+            self.going.found.keys += span.keys();
+            self.going.after = span.until;
+            (self.scrub.progress)(&self.going.found);
+            if let Some(keeper) = keeper.as_mut().filter(|keeper| keeper.is_due()) {
+                self.work.flush(&mut self.going.found).await?;
+                keeper.save(&self.going).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes over a span key by key.
+    async fn keys(&mut self, asker: &Asker, listing: &[Arc<Server>], span: &Span) -> Result<(), ScrubError> {
+        let asked = self.survey.asked.clone();
+        let keys = stream::unfold(Keys::of(asker, listing, span), |mut keys| async {
+            let next = keys.next().await.transpose()?;
+            Some((next, keys))
+        });
+        let asked = &asked;
+        let judged = keys.map_ok(|(key, mut held)| async move {
+            for server in asked {
+                held.push(asker.look(server, &key).await?);
+            }
+            Ok::<_, ScrubError>((key, held))
+        });
+        let mut judged = std::pin::pin!(judged.try_buffered(LOOKS_AT_ONCE));
+        while let Some((key, held)) = judged.next().await.transpose()? {
+            self.judge(&key, &held).await?;
+        }
+        Ok(())
+    }
+
+    async fn judge(&mut self, key: &Key, held: &[Held]) -> Result<(), ScrubError> {
+        let (op, version, length, holders, lacking) = match verdict(held, self.deletes_since_ms) {
+            Verdict::Same => return Ok(()),
+            Verdict::Conflict(version) => {
+                tracing::warn!(%key, %version, "servers hold different bytes of one version: nothing is done");
+                self.going.found.conflicts += 1;
+                self.going.found.example(key);
+                return Ok(());
+            }
+            Verdict::Lack { op, version, length, holders, lacking } => {
+                (op, version, length, holders, lacking)
+            }
+        };
+        self.going.oldest_missing_ms = self.going.oldest_missing_ms.min(version.unix_ms());
+        let from: Vec<ServerId> = match op {
+            Operation::Copy => holders.iter().map(|at| self.servers[*at].id.clone()).collect(),
+            Operation::Delete => Vec::new(),
+        };
+        for at in lacking {
+            let to = self.servers[at].id.clone();
+            if !self.is_wanted(&to) {
+                continue;
+            }
+            match op {
+                Operation::Copy => self.going.found.missing_copies += 1,
+                Operation::Delete => self.going.found.missing_deletes += 1,
+            }
+            self.going.found.example(key);
+            let task = self.task(op, key, Some(version), from.clone(), &to, length);
+            self.work.add(task, &mut self.going.found).await?;
+        }
+        Ok(())
+    }
+
+    fn is_wanted(&self, server: &ServerId) -> bool {
+        self.scrub.only.is_none_or(|only| only == server)
+    }
+
+    fn task(
+        &self,
+        op: Operation,
+        key: &Key,
+        version: Option<Version>,
+        from: Vec<ServerId>,
+        to: &ServerId,
+        length: u64,
+    ) -> Task {
+        Task {
+            op,
+            shard: Some(self.scrub.shard.id.clone()),
+            key: key.clone(),
+            version,
+            from,
+            to: to.clone(),
+            length,
+            // So long it has been missing, as far as anybody knows.
+            created_ms: version.map_or_else(unix_ms, Version::unix_ms).min(unix_ms()),
+            request_id: self.asker.id.as_str().to_owned(),
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The scrub between servers: compares what the servers of a shard hold, and puts on the queue what is missing, old or damaged.
+//! What a queue that was lost forgot is found here.
+//!
+//! - [`Scrub`]: one comparison of one shard; [`Found`]: what came out of it
+//! - `verdict`: what is to be done about one key (pure)
+//! - `span`: which ranges of keys differ, by their digests (pure); `pages`: what servers say, page by page
+//! - [`Record`]: what is known of a shard's comparisons, kept in the map store by a [`Keeper`]
+//! - `survey`: what each server can be asked; `work`: tasks on their way to the queue
+
+mod compare;
+mod found;
+mod pages;
+mod record;
+mod span;
+mod survey;
+mod verdict;
+mod work;
+
+pub use compare::{Scrub, ScrubError};
+pub use found::{Found, Who};
+pub use record::{Failed, Going, Keeper, LEASE, Last, Record, path as record_path};

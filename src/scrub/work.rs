@@ -1,0 +1,90 @@
+//! Tasks on their way to the queue: each once, and no more than the queue should hold.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{Found, compare::ScrubError};
+use crate::{
+    model::{Server, ServerId, Task},
+    queue::{Filter, Queue},
+};
+
+/// Tasks pushed at once: some hundred KiB.
+const BATCH: usize = 500;
+/// Tasks of one target that may wait; more are not put on the queue until some are done. With two hundred bytes each this is
+/// 10 MB of Redis, and an hour's work or so.
+const MAX_BACKLOG: u64 = 50_000;
+/// So many of a target's tasks are known, not to be put there twice. Twice would cost a look at the target and nothing more.
+const MAX_KNOWN: usize = 100_000;
+/// Between looks at a queue that is full enough.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Collects tasks and pushes them.
+pub(super) struct Work {
+    /// `None`: nothing is pushed.
+    queue: Option<Arc<dyn Queue>>,
+    /// Hashes of the identities of tasks that are on the queue.
+    known: HashSet<u128>,
+    waiting: Vec<Task>,
+}
+
+impl Work {
+    /// Reads what is on the queue for these servers.
+    pub async fn new(queue: Option<Arc<dyn Queue>>, targets: &[Arc<Server>]) -> Result<Self, ScrubError> {
+        let mut known = HashSet::new();
+        if let Some(queue) = &queue {
+            let stats = queue.stats().await?;
+            let has_backlog = |target: &&Arc<Server>| {
+                stats.targets.get(&target.id).is_some_and(|stats| stats.backlog() > 0)
+            };
+            for target in targets.iter().filter(has_backlog) {
+                let filter = Filter { target: Some(target.id.clone()), ..Filter::default() };
+                let listed = queue.list(&filter, MAX_KNOWN).await?;
+                known.extend(listed.iter().map(|listed| identity(&listed.task)));
+            }
+        }
+        Ok(Self { queue, known, waiting: Vec::new() })
+    }
+
+    /// Takes a task, unless it is on the queue.
+    pub async fn add(&mut self, task: Task, found: &mut Found) -> Result<(), ScrubError> {
+        if !self.known.insert(identity(&task)) {
+            found.already_queued += 1;
+            return Ok(());
+        }
+        self.waiting.push(task);
+        if self.waiting.len() >= BATCH { self.flush(found).await } else { Ok(()) }
+    }
+
+    /// Pushes what was collected, once the queue has room for it.
+    pub async fn flush(&mut self, found: &mut Found) -> Result<(), ScrubError> {
+        let tasks = std::mem::take(&mut self.waiting);
+        let Some(queue) = self.queue.as_ref().filter(|_| !tasks.is_empty()) else { return Ok(()) };
+        let targets: HashSet<&ServerId> = tasks.iter().map(|task| &task.to).collect();
+        loop {
+            let stats = queue.stats().await?;
+            let is_full = |target: &&ServerId| {
+                stats.targets.get(*target).is_some_and(|stats| stats.backlog() >= MAX_BACKLOG)
+            };
+            if !targets.iter().any(is_full) {
+                break;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        queue.push(&tasks, Duration::ZERO).await?;
+        found.queued += tasks.len() as u64;
+        Ok(())
+    }
+}
+
+fn identity(task: &Task) -> u128 {
+    let (target, key, version) = task.identity();
+    let mut hash = Xxh3::new();
+    hash.update(target.as_str().as_bytes());
+    hash.update(&[0xff]);
+    hash.update(key.as_str().as_bytes());
+    hash.update(&[0xff]);
+    hash.update(&version.map(|version| version.to_bytes()).unwrap_or_default());
+    hash.digest128()
+}
