@@ -1,7 +1,7 @@
 //! Backpack: a sharded store for very many small files.
 //!
 //! Imports go one way: programs (`src/bin`) -> [`standalone`] -> roles ([`node`], [`coordinator`], [`replicator`],
-//! [`admin`]) -> seams ([`cluster`], [`queue`], [`storage`]) and [`client`] -> [`http`] and [`embedded`] -> [`daemon`] ->
+//! [`admin`]) -> [`scrub`] -> seams ([`cluster`], [`queue`], [`storage`]) and [`client`] -> [`http`] and [`embedded`] -> [`daemon`] ->
 //! [`telemetry`] -> [`model`]. Roles do not import each other, seams do not import each other, and a driver crate
 //! is named only in its own file. `tests/imports.rs` holds this.
 

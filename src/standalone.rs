@@ -25,6 +25,7 @@ use crate::{
     node,
     queue::{FollowQueue, MeteredQueue, QueueArgs, QueueOptions},
     replicator,
+    scrub::schedule,
     storage::{Engine, Options, Storage},
     telemetry::health::Readiness,
 };
@@ -101,6 +102,13 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         readiness: Readiness::default(),
         probes: None,
     };
+    let comparing = schedule::Deps {
+        store: store.clone(),
+        map: view.changes(),
+        queue: queue.clone(),
+        servers: servers.clone(),
+    };
+    let comparing = tokio::spawn(schedule::run(schedule::Config::default(), comparing, middle.clone()));
     let settings =
         replicator::Config::default().check().map_err(|complaints| anyhow!(complaints.join("; ")))?;
     let replicator = tokio::spawn(replicator::serve(settings, replicator_deps, middle.clone()));
@@ -110,6 +118,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 
     middle.begin();
     replicator.await.context("the replicator failed")?;
+    comparing.await.context("the comparison of the nodes failed")?;
     back.begin();
     while let Some(ended) = node_tasks.join_next().await {
         ended.context("a node failed")?.context("close a node's storage")?;
@@ -170,7 +179,8 @@ async fn open_nodes(config: &Config, count: u16) -> anyhow::Result<Vec<Arc<dyn S
     let mut nodes: Vec<Arc<dyn Storage>> = Vec::new();
     for number in 1..=count {
         let dir = node_dir(&config.data, number);
-        let open = tokio::task::spawn_blocking(move || Engine::open(&dir, Options::default()));
+        let options = Options { tombstones_wait: true, ..Options::default() };
+        let open = tokio::task::spawn_blocking(move || Engine::open(&dir, options));
         let engine =
             open.await?.with_context(|| format!("open node {number} in {}", config.data.display()))?;
         nodes.push(engine);

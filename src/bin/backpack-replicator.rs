@@ -9,6 +9,7 @@ use backpack::{
     daemon::{Shutdown, program, shutdown::DEFAULT_DRAIN},
     queue::{FollowQueue, MeteredQueue, QueueArgs, QueueOptions},
     replicator::{self, Config, Deps, Settings},
+    scrub::schedule,
     telemetry::{health::Readiness, log::LogArgs},
 };
 use clap::{CommandFactory, Parser, error::ErrorKind};
@@ -48,6 +49,8 @@ struct Args {
     #[command(flatten)]
     config: Config,
     #[command(flatten)]
+    scrub: schedule::Config,
+    #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
     queue: QueueArgs,
@@ -73,24 +76,25 @@ async fn run(args: Args, settings: Settings) -> anyhow::Result<()> {
         None => None,
     };
     let store = cluster::connect(&args.zk_servers, &args.zk_root, &args.store.options()?)?;
-    let view = View::start(store, shutdown.child());
+    let view = View::start(store.clone(), shutdown.child());
     let readiness = Readiness::default();
     tokio::spawn(replicator::watch_map(view.clone(), readiness.condition("map"), shutdown.clone()));
     let options = QueueOptions { lease: settings.lease(), ..args.queue.options()? };
     let queue = FollowQueue::new(view.changes(), options, args.queue.embedded_dir(&args.zk_servers));
-    let deps = Deps {
-        map: view.changes(),
-        queue: Arc::new(MeteredQueue::new(Arc::new(queue))),
-        servers: Arc::new(Servers::default()),
-        readiness,
-        probes,
-    };
+    let queue = Arc::new(MeteredQueue::new(Arc::new(queue)));
+    let servers = Arc::new(Servers::default());
+    let deps =
+        Deps { map: view.changes(), queue: queue.clone(), servers: servers.clone(), readiness, probes };
     tracing::info!(
         zk = args.zk_servers,
         root = args.zk_root,
         concurrency = args.config.concurrency,
         "replicator starts"
     );
-    replicator::serve(settings, deps, shutdown).await;
+    let comparing = schedule::Deps { store, map: view.changes(), queue, servers };
+    tokio::join!(
+        replicator::serve(settings, deps, shutdown.clone()),
+        schedule::run(args.scrub, comparing, shutdown)
+    );
     Ok(())
 }

@@ -76,6 +76,21 @@ impl Servers {
         self.lines(server, &format!("/-/damaged?limit={limit}{after}"), id).await
     }
 
+    /// Tells a server that deletes made before that are known to all that need them. One that keeps none need not know.
+    pub async fn settle_deletes(
+        &self,
+        server: &Server,
+        before_ms: u64,
+        id: &RequestId,
+    ) -> Result<(), ServerError> {
+        let path = format!("/-/deletes/settle?before={before_ms}");
+        let response = self.send(request(Method::POST, uri(server, &path)?, id)).await?;
+        match response.status() {
+            StatusCode::NO_CONTENT => Ok(()),
+            _ => Err(error::from_answer(response).await),
+        }
+    }
+
     async fn lines<T: DeserializeOwned>(
         &self,
         server: &Server,

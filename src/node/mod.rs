@@ -37,7 +37,7 @@ pub use config::Config;
 pub use run::{Args, run};
 
 use crate::{
-    daemon::{Shutdown, VersionClock},
+    daemon::{Shutdown, VersionClock, unix_ms},
     http::{Answer, Handler, RequestBody, RequestId, Server, reply},
     model::Key,
     storage::{Storage, StorageError},
@@ -170,12 +170,19 @@ impl Handler for Node {
                 list::damaged(self, &query).await.unwrap_or_else(|refusal| refusal.answer())
             }
             Target::Stats => stats::stats(self),
-            Target::Compaction { .. } | Target::Scrub(_) if head.method != Method::POST => {
+            Target::Compaction { .. } | Target::Scrub(_) | Target::Settle { .. }
+                if head.method != Method::POST =>
+            {
                 reply::method_not_allowed(&head.method, "POST")
             }
             Target::Compaction { pause } => {
                 tracing::info!(pause, "compaction was told to pause, or to go on");
                 self.storage.pause_compaction(pause);
+                reply::empty(StatusCode::NO_CONTENT)
+            }
+            Target::Settle { before_ms } => {
+                // Clocks may differ; a delete that was not made yet is known to nobody.
+                self.storage.settle_deletes(before_ms.min(unix_ms()));
                 reply::empty(StatusCode::NO_CONTENT)
             }
             Target::Scrub(verb) => {

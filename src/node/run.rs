@@ -107,7 +107,8 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let (limits, live) = (args.config.limits(), args.live()?);
     // Opened before the port: whoever is refused goes to the next server, whoever is let in and waits does not.
     let dirs = [vec![args.data_dir], args.disks].concat();
-    let storage = open(dirs, args.config.storage(), args.forget_lost_disks).await?;
+    let options = Options { tombstones_wait: live.is_some(), ..args.config.storage() };
+    let storage = open(dirs, options, args.forget_lost_disks).await?;
     if let Some(live) = &live {
         live.settle(&*storage, args.replace_storage, &shutdown).await?;
     }

@@ -23,6 +23,11 @@ pub enum Target {
         /// Which of the two.
         pause: bool,
     },
+    /// `/-/deletes/settle`: those made before that need not be remembered for other servers, milliseconds since 1970.
+    Settle {
+        /// Before when.
+        before_ms: u64,
+    },
     /// `/-/scrub/pause`, `resume` or `start`.
     Scrub(ScrubVerb),
     /// Something else under `/-/`, which is nobody's.
@@ -90,6 +95,7 @@ impl Target {
             "/-/list" => return ListQuery::read(uri.query().unwrap_or_default()).map(Self::List),
             "/-/digest" => return DigestQuery::read(uri.query().unwrap_or_default()).map(Self::Digest),
             "/-/damaged" => return DamagedQuery::read(uri.query().unwrap_or_default()).map(Self::Damaged),
+            "/-/deletes/settle" => return settle(uri.query().unwrap_or_default()),
             "/-/scrub/pause" => return Ok(Self::Scrub(ScrubVerb::Pause)),
             "/-/scrub/resume" => return Ok(Self::Scrub(ScrubVerb::Resume)),
             "/-/scrub/start" => return Ok(Self::Scrub(ScrubVerb::Start)),
@@ -154,6 +160,15 @@ impl DamagedQuery {
         }
         Ok(read)
     }
+}
+
+/// Reads `before=1700000000000`.
+fn settle(query: &str) -> Result<Target, Refusal> {
+    let before =
+        parameters(query).filter(|(name, _)| *name == "before").filter_map(|(_, value)| value.parse().ok());
+    let before_ms =
+        before.last().ok_or(Refusal::Query("before must be given, milliseconds since 1970".to_owned()))?;
+    Ok(Target::Settle { before_ms })
 }
 
 /// Names and values, as they were sent.
@@ -254,6 +269,14 @@ mod tests {
         for bad in ["limit=0", "limit=10001", "limit=x", "limit=", "prefix=%2", "after=%ff", "perfix=a", "x"]
         {
             assert!(query(&format!("/-/list?{bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn deletes_that_are_settled() {
+        assert_eq!(read("/-/deletes/settle?before=12").unwrap(), Target::Settle { before_ms: 12 });
+        for bad in ["/-/deletes/settle", "/-/deletes/settle?before=", "/-/deletes/settle?before=x"] {
+            assert!(matches!(read(bad), Err(Refusal::Query(_))), "{bad}");
         }
     }
 

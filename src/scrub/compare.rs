@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::future::{join_all, try_join_all};
 
 use super::{
     Found, Keeper,
@@ -90,7 +90,9 @@ impl Scrub<'_> {
         let (going, settled_ms) = keeper.begin().await?;
         match self.compare(going, settled_ms, Some(&mut keeper)).await {
             Ok(going) => {
-                keeper.end(&going).await?;
+                // Before servers may forget: what they forgot must not be asked of others.
+                let settled_ms = keeper.end(&going).await?;
+                self.settle(&going.found, settled_ms).await;
                 Ok(going.found)
             }
             Err(ScrubError::TakenOver) => Err(ScrubError::TakenOver),
@@ -99,6 +101,21 @@ impl Scrub<'_> {
                 Err(error)
             }
         }
+    }
+
+    /// Tells the servers which deletes they may forget. One that is not told keeps them until it is.
+    async fn settle(&self, found: &Found, before_ms: u64) {
+        let id = RequestId::fresh();
+        let servers = self.map.servers_of(self.shard);
+        let tell = servers.filter(|server| found.who.compared.contains(&server.id)).map(|server| {
+            let id = &id;
+            async move {
+                if let Err(error) = self.servers.settle_deletes(server, before_ms, id).await {
+                    tracing::debug!(server = %server.id, %error, "the server was not told which deletes are settled");
+                }
+            }
+        });
+        join_all(tell).await;
     }
 
     async fn compare(
@@ -182,21 +199,31 @@ impl Run<'_> {
 
     /// Goes over a span key by key.
     async fn keys(&mut self, asker: &Asker, listing: &[Arc<Server>], span: &Span) -> Result<(), ScrubError> {
-        let asked = self.survey.asked.clone();
-        let keys = stream::unfold(Keys::of(asker, listing, span), |mut keys| async {
-            let next = keys.next().await.transpose()?;
-            Some((next, keys))
-        });
-        let asked = &asked;
-        let judged = keys.map_ok(|(key, mut held)| async move {
-            for server in asked {
-                held.push(asker.look(server, &key).await?);
+        let mut keys = Keys::of(asker, listing, span);
+        loop {
+            let mut batch = Vec::with_capacity(LOOKS_AT_ONCE);
+            while batch.len() < LOOKS_AT_ONCE
+                && let Some(next) = keys.next().await?
+            {
+                batch.push(next);
             }
-            Ok::<_, ScrubError>((key, held))
-        });
-        let mut judged = std::pin::pin!(judged.try_buffered(LOOKS_AT_ONCE));
-        while let Some((key, held)) = judged.next().await.transpose()? {
-            self.judge(&key, &held).await?;
+            let is_last = batch.len() < LOOKS_AT_ONCE;
+            self.look(asker, &mut batch).await?;
+            for (key, held) in batch {
+                self.judge(&key, &held).await?;
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Asks the servers that cannot list what they hold under these keys.
+    async fn look(&self, asker: &Asker, batch: &mut [(Key, Vec<Held>)]) -> Result<(), ScrubError> {
+        for server in &self.survey.asked {
+            let looks = batch.iter().map(|(key, _)| asker.look(server, key));
+            let looked = try_join_all(looks).await?;
+            batch.iter_mut().zip(looked).for_each(|((_, held), looked)| held.push(looked));
         }
         Ok(())
     }

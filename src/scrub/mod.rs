@@ -5,12 +5,15 @@
 //! - `verdict`: what is to be done about one key (pure)
 //! - `span`: which ranges of keys differ, by their digests (pure); `pages`: what servers say, page by page
 //! - [`Record`]: what is known of a shard's comparisons, kept in the map store by a [`Keeper`]
+//! - [`schedule`]: comparisons that nobody asks for; `due`: when (pure)
 //! - `survey`: what each server can be asked; `work`: tasks on their way to the queue
 
 mod compare;
+mod due;
 mod found;
 mod pages;
 mod record;
+pub mod schedule;
 mod span;
 mod survey;
 mod verdict;

@@ -122,7 +122,7 @@ impl<'a> Spans<'a> {
     async fn fill(&mut self) -> Result<(), ScrubError> {
         let (asker, since) = (self.asker, self.deletes_since_ms);
         let empty = self.ranges.iter_mut().zip(self.servers).filter(|((ranges, _), _)| ranges.is_empty());
-        let fetches = empty.map(async |((ranges, after), server)| {
+        let fetches = empty.map(|((ranges, after), server)| async move {
             let ask = || asker.digest(server, after.as_ref(), RANGES, since);
             let page = asker.patiently(&server.id, ask).await?;
             check_order(after.as_ref(), &page).map_err(|error| wrong(server, error))?;
@@ -197,7 +197,7 @@ impl<'a> Keys<'a> {
             .iter_mut()
             .zip(self.servers)
             .filter(|((lines, _, ended), _)| lines.is_empty() && !ended);
-        let fetches = empty.map(async |((lines, after, ended), server)| {
+        let fetches = empty.map(|((lines, after, ended), server)| async move {
             let ask = || asker.servers.list(server, after.as_ref(), limit, &asker.id);
             let page = asker.patiently(&server.id, ask).await?;
             *ended = page.len() < limit;

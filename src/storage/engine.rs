@@ -313,6 +313,10 @@ impl Storage for Engine {
         self.shared.scrub.begin_now();
     }
 
+    fn settle_deletes(&self, before_ms: u64) {
+        self.shared.settled_ms.fetch_max(before_ms, Ordering::Relaxed);
+    }
+
     async fn damaged(&self, after: Option<Spot>, limit: usize) -> Result<Vec<Damaged>, StorageError> {
         damaged::page(&self.shared, after, limit).await
     }

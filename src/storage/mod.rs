@@ -409,6 +409,10 @@ pub trait Storage: Send + Sync + 'static {
     /// Begins a new round of the scrub, at its full speed.
     fn start_scrub(&self);
 
+    /// Deletes made before that (milliseconds since 1970) are known to every server of the shard, or have nothing left to
+    /// delete there: their tombstones may go once their age has passed. It never goes back, and is forgotten with the process.
+    fn settle_deletes(&self, before_ms: u64);
+
     /// What is damaged and not yet replaced, in the order of places, at most `limit` behind `after`.
     async fn damaged(&self, after: Option<Spot>, limit: usize) -> Result<Vec<Damaged>, StorageError>;
 

@@ -79,6 +79,9 @@ pub struct Options {
     pub scrub_bytes_per_second: u64,
     /// How long a tombstone is kept at least, counted from its version. Default: [`DEFAULT_TOMBSTONE_AGE`].
     pub tombstone_age: Duration,
+    /// A tombstone is kept beyond its age until [`super::Storage::settle_deletes`] says that no other server needs it: for a
+    /// server of a shard. Default: no.
+    pub tombstones_wait: bool,
     /// The index is saved after so many bytes of records, or more if it is large. Only tests replace it, to have it saved
     /// all the time.
     pub index_save_bytes: u64,
@@ -101,6 +104,7 @@ impl Default for Options {
             scrub_period: DEFAULT_SCRUB_PERIOD,
             scrub_bytes_per_second: DEFAULT_SCRUB_BYTES_PER_SECOND,
             tombstone_age: DEFAULT_TOMBSTONE_AGE,
+            tombstones_wait: false,
             index_save_bytes: INDEX_SAVE_BYTES,
             memtable_bytes: MEMTABLE_BYTES,
             key_hash: xxh3_64_with_seed,

@@ -71,6 +71,8 @@ pub struct Shared {
     pub compaction: Compaction,
     /// How far the scrub is and whether it may go on.
     pub scrub: Scrub,
+    /// Tombstones made before that are needed by no other server, milliseconds since 1970.
+    pub settled_ms: AtomicU64,
     /// Held by who writes the superblock of a volume that is not new, or removes a volume.
     pub superblocks: Mutex<()>,
     /// Size at which a new volume is begun.
@@ -156,6 +158,7 @@ impl Shared {
             listings: Semaphore::new(MAX_LISTINGS),
             compaction: Compaction::default(),
             scrub: Scrub::default(),
+            settled_ms: AtomicU64::new(if options.tombstones_wait { 0 } else { u64::MAX }),
             superblocks: Mutex::default(),
             volume_bytes,
             room_bytes: compact::room_bytes(&options, volume_bytes),

@@ -1,11 +1,11 @@
-//! Which tombstones nobody needs any more: their age has passed, and no volume before theirs has a record of their key,
+//! Which tombstones nobody needs any more: their age has passed, no other server needs them, and no volume before theirs has a record of their key,
 //! which the next start would bring back. Found by a walk over the heads of all records, now and then.
 //!
 //! The walk goes from the first volume to the last, and remembers which keys it met in a filter of bits. A key that the
 //! filter does not know was surely not met. Of those it knows a few were not met either: their tombstones stay until a
 //! later walk, which errs elsewhere.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::atomic::Ordering};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -133,7 +133,8 @@ pub fn search(shared: &Shared, go_on: GoOn<'_>) -> bool {
 /// brings them to `most`. What is found stays true: records of a key stand in the order of their versions, so none that is
 /// older comes to lie before a tombstone, nor behind it while that is the newest.
 pub fn find(shared: &Shared, most: usize, go_on: GoOn<'_>) -> Result<Needless, Stop> {
-    let until_ms = unix_ms().saturating_sub(shared.options.tombstone_age.as_millis() as u64);
+    let old_ms = unix_ms().saturating_sub(shared.options.tombstone_age.as_millis() as u64);
+    let until_ms = old_ms.min(shared.settled_ms.load(Ordering::Relaxed));
     let numbers = shared.totals.numbers();
     let mut met = Met::new(numbers.blobs + numbers.tombstones);
     let mut needless = Needless::default();

@@ -1,4 +1,4 @@
-//! Commands that ask the servers: `status` and `recount`, with nodes of ours, the original's, and one that is down.
+//! Commands that ask the servers: `status`, `recount` and `scrub`, with nodes of ours, the original's, and one that is down.
 
 use serde_json::Value;
 
@@ -40,6 +40,31 @@ fn start() -> Servers {
     cluster.ok("enable-shard", "1");
     drop(second);
     Servers { cluster, _redis: redis, _original: original, node, _daemon: daemon, _data: data }
+}
+
+#[test]
+fn scrub_says_what_is_missing_and_queues_it() {
+    let servers = start();
+    let cluster = &servers.cluster;
+    for key in ["a", "b?x=%20"] {
+        let stored = Request::put(&servers.node, &format!("/{key}"), "bytes").send_blocking().unwrap();
+        assert_eq!(stored.status, 201);
+    }
+    let dry = cluster.ok("scrub", "--shard 1 --dry-run");
+    assert!(dry.starts_with("Shard 1: 2 keys compared, 2 copies missing; nothing was queued (--dry-run)"), "{dry}");
+    assert!(dry.contains("server 2 cannot list, so it was asked key by key"), "{dry}");
+    let done = cluster.json("scrub", "--shard 1");
+    assert_eq!(done["shards"][0]["found"]["queued"], 2);
+    assert_eq!(cluster.json("scrub", "--shard 1")["shards"][0]["found"]["already_queued"], 2);
+    let listed = cluster.json("queue list", "--target 2");
+    assert_eq!(listed.as_array().unwrap().len(), 2);
+    assert_eq!(cluster.document("/scrub-1")["last"]["found"]["missing_copies"], 2);
+
+    let refused = cluster.refused(1, "scrub", "");
+    assert!(refused.contains("Shard 2: not compared: there are no two servers to compare"), "{refused}");
+    assert!(refused.contains("server 4 does not answer"), "{refused}");
+    assert!(cluster.refused(1, "scrub", "--shard 9").contains("unknown shard 9"));
+    assert!(cluster.refused(1, "scrub", "--server 9").contains("unknown server 9"));
 }
 
 #[test]

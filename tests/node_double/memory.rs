@@ -183,6 +183,8 @@ impl Storage for Memory {
         self.scrub_paused.store(paused, Ordering::SeqCst);
     }
 
+    fn settle_deletes(&self, _before_ms: u64) {}
+
     fn start_scrub(&self) {
         self.scrubs.fetch_add(1, Ordering::SeqCst);
     }

@@ -102,6 +102,16 @@ impl Rig {
         self.map.borrow().clone()
     }
 
+    /// The current map, as it changes.
+    pub fn follow_map(&self) -> watch::Receiver<Arc<ClusterMap>> {
+        self.map.subscribe()
+    }
+
+    /// Has a server announce itself.
+    pub fn set_live(&self, id: &str) {
+        self.change_map(|map| map.live.extend([id.parse().expect("an id")]));
+    }
+
     fn change_map(&self, change: impl FnOnce(&mut ClusterMap)) {
         self.map.send_modify(|map| change(Arc::make_mut(map)));
     }

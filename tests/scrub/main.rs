@@ -6,16 +6,19 @@ mod rig;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use backpack::{
+    client::Servers,
     cluster::edit,
+    daemon::Shutdown,
     model::{Operation, Version},
-    scrub::{Going, Record, ScrubError, record_path},
+    scrub::{Going, Record, ScrubError, record_path, schedule},
 };
 use proptest::prelude::*;
+use replicator_rig::SOON;
 use rig::{Rig, version};
-use support::{http::Request, nginx::Nginx};
+use support::{http::Request, nginx::Nginx, wait::eventually};
 
 type Queued = (Operation, String, Version, String);
 
@@ -225,6 +228,37 @@ async fn a_comparison_goes_on_where_it_was_left() {
     assert_eq!(rig.record().await.last.unwrap().began_ms, began_ms);
     rig.scrub().await;
     assert_eq!(rig.queued().await.len(), 2, "the next one begins at the beginning");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicators_compare_by_themselves_and_again_when_a_server_was_started() {
+    let rig = Rig::new(2).await;
+    rig.put_on(&[0], "first", 7).await;
+    let shutdown = Shutdown::default();
+    let config = schedule::Config { look_every: Duration::from_millis(50), ..schedule::Config::default() };
+    let deps = || schedule::Deps {
+        store: rig.store.clone(),
+        map: rig.tasks.follow_map(),
+        queue: rig.tasks.queue.clone(),
+        servers: Arc::new(Servers::default()),
+    };
+    let running = [(); 2].map(|()| tokio::spawn(schedule::run(config.clone(), deps(), shutdown.clone())));
+    let first = task(Operation::Copy, "first", 7, "2");
+    eventually("it is compared", SOON, async || rig.record().await.last.is_some()).await;
+    assert_eq!(rig.queued().await, [first.clone()].into());
+
+    rig.put_on(&[1], "second", 8).await;
+    rig.tasks.set_live("1");
+    let started_ms = backpack::daemon::unix_ms();
+    let document = serde_json::json!({ "addr": rig.nodes[0].addr, "started": started_ms });
+    rig.store.announce("/live/1", document.to_string().into()).await.unwrap();
+    let again = async || rig.record().await.last.is_some_and(|last| last.began_ms > started_ms);
+    eventually("it is compared again", SOON, again).await;
+    assert_eq!(rig.queued().await, [first, task(Operation::Copy, "second", 8, "1")].into());
+    shutdown.begin();
+    for running in running {
+        running.await.unwrap();
+    }
 }
 
 /// Writes to single servers: which server, key, version, whether it is a delete.

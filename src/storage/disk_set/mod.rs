@@ -162,6 +162,10 @@ impl Storage for DiskSet {
         self.engines().for_each(Engine::start_scrub);
     }
 
+    fn settle_deletes(&self, before_ms: u64) {
+        self.engines().for_each(|engine| engine.settle_deletes(before_ms));
+    }
+
     async fn damaged(&self, after: Option<Spot>, limit: usize) -> Result<Vec<Damaged>, StorageError> {
         let mut all: Vec<Damaged> = Vec::new();
         for (number, disk) in self.disks.iter().enumerate() {

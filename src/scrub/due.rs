@@ -1,0 +1,128 @@
+//! When a shard is to be compared again. Pure.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::Record;
+use crate::model::ServerId;
+
+/// After a comparison that failed the next one waits: what is wrong takes people, or a while.
+const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(600);
+/// Damage that was found, or a server that came back, is seen to so soon after the last comparison, and no sooner: what that
+/// one queued may still be on its way.
+const AGAIN_AFTER_EVENT: Duration = Duration::from_secs(300);
+
+/// What is known of a shard's servers now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Servers {
+    /// All of them.
+    pub all: BTreeSet<ServerId>,
+    /// Those that announce themselves.
+    pub live: BTreeSet<ServerId>,
+    /// When the one was started that was started last, milliseconds since 1970.
+    pub started_ms: u64,
+    /// One of them knows of damage.
+    pub is_damaged: bool,
+}
+
+/// Why a shard is to be compared now; nothing if it is not.
+pub(super) fn due(record: &Record, servers: &Servers, every: Duration, now_ms: u64) -> Option<&'static str> {
+    let since = |then_ms: u64| Duration::from_millis(now_ms.saturating_sub(then_ms));
+    if servers.all.len() < 2 || record.is_going(now_ms) {
+        return None;
+    }
+    if record.failed.as_ref().is_some_and(|failed| since(failed.at_ms) < AGAIN_AFTER_FAILURE) {
+        return None;
+    }
+    if record.going.is_some() {
+        return Some("it was left in the middle");
+    }
+    let Some(last) = &record.last else { return Some("it never was") };
+    if since(last.began_ms) >= every {
+        return Some("it is time");
+    }
+    if servers.started_ms > last.began_ms {
+        return Some("a server was started since");
+    }
+    if since(last.ended_ms) < AGAIN_AFTER_EVENT {
+        return None;
+    }
+    let who = &last.found.who;
+    let was_there = |id: &&ServerId| who.compared.contains(*id) || who.asked.contains(*id);
+    if servers.live.iter().any(|id| !was_there(&id)) {
+        return Some("a server is back that was left out");
+    }
+    servers.is_damaged.then_some("a server has damage")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scrub::{Failed, Found, Going, Last, Who};
+
+    const MINUTE: u64 = 60_000;
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    const NOW: u64 = 100_000 * MINUTE;
+
+    fn ids(ids: &[&str]) -> BTreeSet<ServerId> {
+        ids.iter().map(|id| id.parse().unwrap()).collect()
+    }
+
+    fn servers() -> Servers {
+        Servers { all: ids(&["1", "2"]), live: ids(&["1", "2"]), started_ms: 0, is_damaged: false }
+    }
+
+    /// Compared from `began` to `ended` minutes ago.
+    fn record(began: u64, ended: u64) -> Record {
+        let who = Who { compared: ids(&["1", "2"]), ..Who::default() };
+        let found = Found { who, ..Found::default() };
+        let last = Last { began_ms: NOW - began * MINUTE, ended_ms: NOW - ended * MINUTE, found };
+        Record { last: Some(last), ..Record::default() }
+    }
+
+    fn is_due(record: &Record, servers: &Servers) -> bool {
+        due(record, servers, DAY, NOW).is_some()
+    }
+
+    #[test]
+    fn a_shard_is_compared_first_at_once_and_then_every_day() {
+        assert!(is_due(&Record::default(), &servers()));
+        assert!(!is_due(&record(23 * 60, 22 * 60), &servers()));
+        assert!(is_due(&record(24 * 60, 22 * 60), &servers()));
+        let one = Servers { all: ids(&["1"]), ..servers() };
+        assert!(!is_due(&Record::default(), &one), "there is nothing to compare it with");
+    }
+
+    #[test]
+    fn a_server_that_was_started_or_is_back_is_seen_to() {
+        let started = |ago: u64| Servers { started_ms: NOW - ago * MINUTE, ..servers() };
+        assert!(is_due(&record(10, 1), &started(9)) && !is_due(&record(10, 1), &started(11)));
+        let mut left_out = record(10, 6);
+        let who = &mut left_out.last.as_mut().unwrap().found.who;
+        who.compared.remove(&"2".parse().unwrap());
+        who.left_out.insert("2".parse().unwrap(), "does not answer".into());
+        assert!(is_due(&left_out, &servers()));
+        assert!(!is_due(&left_out, &Servers { live: ids(&["1"]), ..servers() }), "it is not back");
+        left_out.last.as_mut().unwrap().ended_ms = NOW - 4 * MINUTE;
+        assert!(!is_due(&left_out, &servers()), "not all the time");
+    }
+
+    #[test]
+    fn damage_is_seen_to_soon_but_not_all_the_time() {
+        let damaged = Servers { is_damaged: true, ..servers() };
+        assert!(is_due(&record(10, 6), &damaged) && !is_due(&record(10, 4), &damaged));
+    }
+
+    #[test]
+    fn one_at_a_time_and_a_failure_is_not_tried_again_at_once() {
+        let going = |heard: u64| Record {
+            going: Some(Going { heard_ms: NOW - heard * MINUTE, ..Going::default() }),
+            ..record(30 * 60, 29 * 60)
+        };
+        assert!(!is_due(&going(1), &servers()) && is_due(&going(6), &servers()));
+        let failed = |ago: u64| Record {
+            failed: Some(Failed { at_ms: NOW - ago * MINUTE, why: String::new() }),
+            ..record(30 * 60, 29 * 60)
+        };
+        assert!(!is_due(&failed(9), &servers()) && is_due(&failed(11), &servers()));
+    }
+}

@@ -1,0 +1,201 @@
+//! Comparisons that nobody asks for: each shard once in a while, and when a server of it comes back or has damage.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, future::ready, stream};
+use metrics::{counter, gauge};
+use tokio::sync::watch;
+
+use super::{
+    Found, Keeper, Record, Scrub, ScrubError,
+    due::{self, due},
+    record,
+};
+use crate::{
+    client::Servers,
+    cluster::{LIVE, MapStore, StoreError},
+    daemon::{Shutdown, unix_ms},
+    http::RequestId,
+    model::{ClusterMap, Server, ServerId, Shard, ShardId},
+    queue::Queue,
+};
+
+/// How often it is seen what is due. With several replicators the first one that sees it takes it.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// So much of that more or less, that they do not all look at the same moment.
+const SPREAD: f64 = 0.3;
+/// Records and servers asked for at the same time.
+const AT_ONCE: usize = 32;
+
+/// When servers are compared.
+#[derive(Debug, Clone, clap::Args)]
+#[group(id = "scrub")]
+#[command(next_help_heading = "Scrub between servers")]
+pub struct Config {
+    /// Hours after which the servers of a shard are compared again, also without a reason; 0: never
+    #[arg(long, env = "BACKPACK_SCRUB_HOURS", default_value_t = DEFAULT_SCRUB_HOURS, value_name = "HOURS")]
+    pub scrub_hours: u32,
+
+    /// How often it is seen what is due. Only tests replace it.
+    #[arg(skip = LOOK_EVERY)]
+    pub look_every: Duration,
+}
+
+/// What a lost queue forgot is found within a day. A comparison costs a second of a core for a million blobs.
+const DEFAULT_SCRUB_HOURS: u32 = 24;
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { scrub_hours: DEFAULT_SCRUB_HOURS, look_every: LOOK_EVERY }
+    }
+}
+
+/// What the schedule works with.
+pub struct Deps {
+    /// Where the records are.
+    pub store: Arc<dyn MapStore>,
+    /// The current map.
+    pub map: watch::Receiver<Arc<ClusterMap>>,
+    /// Where tasks go.
+    pub queue: Arc<dyn Queue>,
+    /// Connections to servers.
+    pub servers: Arc<Servers>,
+}
+
+/// Compares what is due, one shard at a time, until the shutdown begins.
+pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) {
+    if config.scrub_hours == 0 {
+        return;
+    }
+    let every = Duration::from_secs(u64::from(config.scrub_hours) * 3600);
+    let by = RequestId::fresh().as_str().to_owned();
+    let mut schedule = Schedule { every, by, deps, known: HashMap::new() };
+    while shutdown.sleep(config.look_every.mul_f64(1.0 + SPREAD * (fastrand::f64() - 0.5))).await {
+        tokio::select! {
+            // What it did by then stays, and others go on with it.
+            () = shutdown.wait() => return,
+            looked = schedule.look() => if let Err(error) = looked {
+                tracing::debug!(%error, "it could not be seen which shards are to be compared");
+            }
+        }
+    }
+}
+
+struct Schedule {
+    every: Duration,
+    /// Names this process in records.
+    by: String,
+    deps: Deps,
+    /// The records as they were last read. What others did since can only put off what is due.
+    known: HashMap<ShardId, Record>,
+}
+
+impl Schedule {
+    /// Compares all that is due.
+    async fn look(&mut self) -> Result<(), StoreError> {
+        let map = self.deps.map.borrow().clone();
+        let started = self.started(&map).await;
+        let damaged = self.damaged(&map).await;
+        self.known.retain(|shard, _| map.shards.contains_key(shard));
+        let mut shards: Vec<&Arc<Shard>> = map.shards.values().collect();
+        // Replicators that begin at the same moment begin with different ones.
+        fastrand::shuffle(&mut shards);
+        for shard in shards {
+            let servers = due::Servers {
+                all: shard.servers.iter().cloned().collect(),
+                live: shard.servers.iter().filter(|id| map.live.contains(*id)).cloned().collect(),
+                started_ms: shard.servers.iter().filter_map(|id| started.get(id)).copied().max().unwrap_or(0),
+                is_damaged: shard.servers.iter().any(|id| damaged.contains(id)),
+            };
+            let is_due = |record: &Record| due(record, &servers, self.every, unix_ms());
+            if self.known.get(&shard.id).is_some_and(|known| is_due(known).is_none()) {
+                continue;
+            }
+            let mut record = self.record(&shard.id).await?;
+            if let Some(why) = is_due(&record) {
+                self.compare(&map, shard, why).await;
+                record = self.record(&shard.id).await?;
+            }
+            self.known.insert(shard.id.clone(), record);
+        }
+        Ok(())
+    }
+
+    async fn record(&self, shard: &ShardId) -> Result<Record, StoreError> {
+        let entry = self.deps.store.get(&record::path(shard)).await?;
+        // One that cannot be read is not believed; the comparison then says so.
+        Ok(entry.and_then(|entry| serde_json::from_slice(&entry.data).ok()).unwrap_or_default())
+    }
+
+    /// When the servers that announce themselves were started.
+    async fn started(&self, map: &ClusterMap) -> BTreeMap<ServerId, u64> {
+        let ask = |id: &ServerId| {
+            let (id, path) = (id.clone(), format!("{LIVE}/{id}"));
+            async move {
+                let entry = self.deps.store.get(&path).await.ok()??;
+                let document: serde_json::Value = serde_json::from_slice(&entry.data).ok()?;
+                Some((id, document.get("started")?.as_u64()?))
+            }
+        };
+        let asked: Vec<_> = map.live.iter().map(ask).collect();
+        stream::iter(asked).buffer_unordered(AT_ONCE).filter_map(ready).collect().await
+    }
+
+    /// Servers that know of damage.
+    async fn damaged(&self, map: &ClusterMap) -> BTreeSet<ServerId> {
+        let id = RequestId::fresh();
+        let ask = |server: &Arc<Server>| {
+            let (server, id, servers) = (server.clone(), id.clone(), &self.deps.servers);
+            async move {
+                let page = servers.damaged(&server, None, 1, &id).await.ok()?;
+                (!page.is_empty()).then(|| server.id.clone())
+            }
+        };
+        let live = map.servers.values().filter(|server| map.live.contains(&server.id));
+        let asked: Vec<_> = live.map(ask).collect();
+        stream::iter(asked).buffer_unordered(AT_ONCE).filter_map(ready).collect().await
+    }
+
+    async fn compare(&self, map: &ClusterMap, shard: &Shard, why: &str) {
+        let Deps { store, queue, servers, .. } = &self.deps;
+        let scrub = Scrub {
+            map,
+            shard,
+            only: None,
+            servers: servers.clone(),
+            queue: Some(queue.clone()),
+            progress: &|_| {},
+        };
+        tracing::info!(shard = %shard.id, why, "the servers of a shard are compared");
+        let keeper = Keeper::new(store.clone(), shard.id.clone(), self.by.clone());
+        match scrub.run(keeper).await {
+            Ok(found) => note(shard, &found),
+            // It has its reasons, and they stand in the record.
+            Err(error @ (ScrubError::TakenOver | ScrubError::Nothing(_))) => {
+                tracing::debug!(shard = %shard.id, %error, "a shard was not compared");
+            }
+            Err(error) => {
+                counter!("backpack_scrub_failed_total").increment(1);
+                tracing::warn!(shard = %shard.id, %error, "the comparison of a shard failed; it goes on later");
+            }
+        }
+    }
+}
+
+fn note(shard: &Shard, found: &Found) {
+    let label = shard.id.to_string();
+    counter!("backpack_scrub_compared_total", "shard" => label.clone()).increment(1);
+    counter!("backpack_scrub_queued_total", "shard" => label.clone()).increment(found.queued);
+    gauge!("backpack_scrub_conflicts", "shard" => label).set(found.conflicts as f64);
+    let (keys, differences, queued) = (found.keys, found.differences(), found.queued);
+    if differences > 0 || !found.who.left_out.is_empty() {
+        let left_out = found.who.left_out.len();
+        tracing::warn!(shard = %shard.id, keys, differences, queued, left_out, "the servers of a shard differ");
+    } else {
+        tracing::info!(shard = %shard.id, keys, "the servers of a shard hold the same");
+    }
+}
