@@ -237,4 +237,31 @@ mod tests {
             assert!((700..800).contains(&gone), "{gone}: with a few others of that volume");
         });
     }
+
+    #[test]
+    fn those_that_another_server_may_need_stay_until_it_is_said_that_none_does() {
+        block_on(async {
+            let home = tempfile::tempdir().unwrap();
+            let options = Options {
+                tombstone_age: Duration::ZERO,
+                tombstones_wait: true,
+                compact_dead_ratio: 0.05,
+                ..options()
+            };
+            let engine = Engine::open(home.path(), options).unwrap();
+            for n in 0..700 {
+                delete(&engine, &format!("old/{n}"), 1).await.unwrap();
+            }
+            for n in 1..20 {
+                put(&engine, "filler", n, SMALL as usize).await.unwrap();
+            }
+            assert!(engine.shared.volumes.all().len() > 1);
+            let finds = || find(&engine.shared, usize::MAX, &mut |_| true).unwrap().count() > 0;
+            assert!(!finds(), "nobody said anything yet");
+            engine.settle_deletes(unix_ms());
+            assert!(finds());
+            engine.settle_deletes(0);
+            assert!(finds(), "what was settled stays so");
+        });
+    }
 }

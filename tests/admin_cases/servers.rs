@@ -51,7 +51,10 @@ fn scrub_says_what_is_missing_and_queues_it() {
         assert_eq!(stored.status, 201);
     }
     let dry = cluster.ok("scrub", "--shard 1 --dry-run");
-    assert!(dry.starts_with("Shard 1: 2 keys compared, 2 copies missing; nothing was queued (--dry-run)"), "{dry}");
+    assert!(
+        dry.starts_with("Shard 1: 2 keys compared, 2 copies missing; nothing was queued (--dry-run)"),
+        "{dry}"
+    );
     assert!(dry.contains("server 2 cannot list, so it was asked key by key"), "{dry}");
     let done = cluster.json("scrub", "--shard 1");
     assert_eq!(done["shards"][0]["found"]["queued"], 2);
