@@ -252,7 +252,7 @@ fn a_crash_or_a_stop_at_any_step_leaves_everything_as_it_was() {
                     break;
                 }
             }
-            assert!(ends > 12, "it has {ends} steps");
+            assert!(ends > 9, "it has {ends} steps");
         });
     }
 }
@@ -265,9 +265,8 @@ fn volumes_removed_in_any_order_leave_the_chain_of_superblocks_whole() {
             let engine = Engine::open(home.path(), options()).unwrap();
             let model = some_volumes(&engine).await;
             let first = engine.shared.volumes.get(1).unwrap();
-            rewrite_some(&engine, VICTIM + 1, steps).await.unwrap_err();
-            if !engine.shared.layout.volume(VICTIM + 1).exists() {
-                assert!(steps > 8, "it was stopped before each of {steps} steps");
+            if rewrite_some(&engine, VICTIM + 1, steps).await.is_ok() {
+                assert!(steps > 6, "it was stopped before each of {steps} steps");
                 break;
             }
             rewrite_some(&engine, VICTIM, usize::MAX).await.unwrap();

@@ -16,6 +16,7 @@ use super::{
     compact_tests::{self, SMALL, VICTIM, check, copy, names_of, rewrite_some, some_volumes},
     power_cut::recorder::{Change, Recorder},
     rewrite::Stop,
+    volume::Volume,
 };
 use crate::model::{Meta, Version};
 
@@ -155,6 +156,41 @@ async fn a_compaction_that_cannot_write_moves_nothing_out_of_sight() {
         check(&engine, &model, &names, false).await;
         drop(engine);
         check(&Engine::open(dir.path(), compacted()).unwrap(), &model, &names, false).await;
+    }
+}
+
+/// Its successor says already that it is not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_cannot_be_removed_leaves_the_chain_of_superblocks_whole() {
+    for is_gone in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let recorder = Recorder::new(dir.path());
+        let engine = Engine::open(dir.path(), compacted()).unwrap();
+        let model = some_volumes(&engine).await;
+        let first = engine.shared.volumes.get(1).unwrap();
+        let path = engine.shared.layout.volume(VICTIM + 1);
+        let removed = path.clone();
+        recorder.fail(move |change, _| match change {
+            Change::Remove(path) => (!is_gone && *path == removed).then_some(Errno::IO),
+            Change::SyncFolder(_) => (!removed.exists()).then_some(Errno::IO),
+            _ => None,
+        });
+        let stopped = rewrite_some(&engine, VICTIM + 1, usize::MAX).await;
+        assert!(matches!(stopped, Err(Stop::LeaveAlone(_))), "{stopped:?}");
+        assert_eq!(path.exists(), !is_gone);
+        recorder.heal();
+        check(&engine, &model, &names_of(&model), false).await;
+        // Whose file is gone must be forgotten first.
+        for victim in if is_gone { [VICTIM + 1, VICTIM] } else { [VICTIM, VICTIM + 1] } {
+            rewrite_some(&engine, victim, usize::MAX).await.unwrap();
+        }
+        let next = engine.shared.volumes.after(1).unwrap();
+        let superblock = Volume::superblock(&next.file, engine.shared.layout.store, next.number);
+        let superblock = superblock.unwrap().unwrap();
+        assert_eq!((superblock.previous, superblock.previous_length), (1, first.end()));
+        drop(engine);
+        let engine = Engine::open(dir.path(), compacted()).unwrap();
+        check(&engine, &model, &names_of(&model), false).await;
     }
 }
 

@@ -234,12 +234,10 @@ impl Rewrite<'_> {
         // A try before this one may have come to an end behind the removal.
         disk::already_gone(cut(&path, self.volume.end())).map_err(failed("cut it"))?;
         self.pay(0)?;
-        // Until it is gone for all: the scrub, which mends superblocks, must not name it.
+        // Until it is gone for all: the scrub, which mends superblocks, must not name it. So there is no pause from here on.
         let superblocks = shared.superblocks.lock();
         link.write(shared).map_err(failed("write the next volume's superblock"))?;
-        self.pay(0)?;
         disk::already_gone(disk::remove(&path)).map_err(failed("remove it"))?;
-        self.pay(0)?;
         disk::sync_folder(&shared.layout.volumes()).map_err(failed("sync the folder of volumes"))?;
         for tombstones in std::mem::take(&mut self.tombstones).chunks(CHUNK_RECORDS) {
             self.forget(tombstones.to_vec())?;
@@ -249,7 +247,7 @@ impl Rewrite<'_> {
         shared.damage.forget(number);
         shared.compaction.needless.lock().forget(number);
         shared.compaction.removed_bytes.fetch_add(self.volume.end(), Ordering::Relaxed);
-        self.pay(0)
+        Ok(())
     }
 
     /// Has the writer forget these, and waits until it did.
