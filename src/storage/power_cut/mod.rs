@@ -257,3 +257,29 @@ async fn a_volume_that_could_not_be_begun_takes_nothing_with_it_when_it_comes_ba
         .await;
     }
 }
+
+/// Nothing is left that could say so: neither the cut nor the next volume could be written.
+#[tokio::test]
+async fn what_a_start_shows_after_a_failed_sync_stays() {
+    let options = Options { sync: SyncMode::Group, ..compact_tests::options() };
+    let home = home();
+    let recorder = Recorder::new(home.path());
+    let engine = Engine::open(home.path(), options.clone()).unwrap();
+    put(&engine, "a", 1, 2000).await.unwrap();
+    recorder.fail(|change, _| {
+        let fails = matches!(change, Change::Sync(_) | Change::SetLen { .. } | Change::Create(_));
+        fails.then_some(Errno::IO)
+    });
+    assert!(put(&engine, "a", 2, 2000).await.is_err());
+    recorder.heal();
+    drop(engine);
+    let engine = Engine::open(home.path(), options).unwrap();
+    let shown = get(&engine, "a").await.unwrap();
+    assert_eq!(shown, Some((2, Some(body("a", 2, 2000)))), "it was in memory still");
+    put(&engine, "b", 1, 2000).await.unwrap();
+    cut_after(&recorder, async |engine| {
+        assert_eq!(get(engine, "a").await.unwrap(), shown);
+        assert!(get(engine, "b").await.unwrap().is_some(), "it was acknowledged");
+    })
+    .await;
+}

@@ -225,7 +225,7 @@ impl Run {
         let (one_in, full) = (random.u8(2..12), random.u8(0..3) == 0);
         self.recorder().fail(move |change, _| {
             let error = match change {
-                Change::Sync(_) | Change::SyncFolder(_) if !full => Errno::IO,
+                Change::Sync(_) | Change::SyncFolder(_) | Change::SetLen { .. } if !full => Errno::IO,
                 Change::Write { .. } if full => Errno::NOSPC,
                 _ => return None,
             };

@@ -1,10 +1,9 @@
 //! The start: what the saved index does not have is taken from the heads of records, and what a crash left at the end
 //! is put in order. Without a saved index the heads of all records are read.
 //!
-//! Only the last volume can hold writes that were never made durable, and only after the last clean point. There every
-//! record is verified whole. One that is not whole was being written when the process or the machine stopped, unless
-//! a later record says that everything before it was synced: then it is damage, and stays to be reported. What is
-//! left of unfinished writes is cut off, or covered with a gap where whole records follow.
+//! - `tail`: the end of the last volume, where alone there may be writes that were never made durable
+
+mod tail;
 
 use std::{collections::HashMap, io, ops::Range};
 
@@ -16,16 +15,15 @@ use super::{
     lookup::{Facts, current},
     opened::{Opened, open_volumes},
     options::{OpenError, Options},
-    record::{FIXED_BYTES, Head, Kind, NewHead, Seal},
+    record::{Head, Kind},
     restore::{Restored, restore},
     scan::{Scan, Step},
     shared::{Found, SavedIndex},
     totals::{Counted, Numbers, Totals},
-    verify::{self, Wrong},
+    verify::Wrong,
     volume::{SUPERBLOCK_BYTES, Volume, Volumes},
     whole,
 };
-use crate::model::{Checksum, Version};
 
 /// Told of bytes of volumes that were read, and of how many there are to read in all.
 pub type OnRead<'a> = &'a mut dyn FnMut(u64, u64);
@@ -147,14 +145,6 @@ impl Met {
         let entry = Entry::new(place, head.length(), head.data_len, head.kind);
         Self { key: head.key.to_vec(), entry, facts: Facts::of(head) }
     }
-}
-
-/// What is not whole: damage, or a write that never ended.
-struct Doubtful {
-    start: u64,
-    end: u64,
-    /// If the head can be read.
-    met: Option<Met>,
 }
 
 impl<'a> Recovery<'a> {
@@ -282,126 +272,8 @@ impl<'a> Recovery<'a> {
         self.damage.found_stretch(volume.number, start, end, Wrong::NoRecord);
     }
 
-    fn read_last(&mut self, volume: &Volume, start: u64, length: u64) -> io::Result<()> {
-        let clean = self.clean.filter(|clean| clean.volume == volume.number);
-        let clean = clean.map_or(start, |clean| clean.length.max(start));
-        let clean = if volume.number == self.whole.volume() { clean.max(self.whole.offset()) } else { clean };
-        self.whole_end = clean;
-        self.read_heads(volume, start, clean, length)?;
-        if length < clean {
-            // Behind half a record nothing may be appended: it would be taken for the other half.
-            self.goes_on = false;
-            return Ok(());
-        }
-        let end = self.verify_tail(volume, clean, length)?;
-        volume.set_end(end);
-        if !self.layout.may_change() {
-            self.unfinished.extend((end < length).then_some(end..length));
-            return Ok(());
-        }
-        if end != length {
-            tracing::warn!(volume = volume.number, from = end, to = length, "an unfinished write is cut off");
-            disk::set_len(&volume.file, end)?;
-        }
-        // What is shown from now on must be durable, whoever wrote it.
-        disk::sync_all(&volume.file)?;
-        self.layout.save_clean_point(CleanPoint { volume: volume.number, length: end })
-    }
-
-    /// Takes the whole records after `start`; says where the last of them ends.
-    fn verify_tail(&mut self, volume: &Volume, start: u64, length: u64) -> io::Result<u64> {
-        let mut end = start;
-        let mut doubtful = Vec::new();
-        let mut scan = Scan::new(volume, start, length);
-        while let Some(step) = scan.next()? {
-            match step {
-                Step::Damaged { start, end: lost, unreadable: true } => {
-                    self.met_unreadable(volume, &mut doubtful);
-                    self.hidden(volume, start, lost);
-                    end = lost;
-                }
-                Step::Damaged { start, end, .. } => doubtful.push(Doubtful { start, end, met: None }),
-                Step::Record { offset, head } => {
-                    if head.starts_batch {
-                        doubtful.drain(..).for_each(|doubtful| self.take_damaged(volume, doubtful));
-                    }
-                    let (met, record_end) = (Met::of(volume, offset, &head), offset + head.record_length());
-                    (self.on_read)(head.record_length(), self.to_read);
-                    match self.tail_record(volume, offset, &head)? {
-                        Ok(()) => {
-                            self.take(met);
-                            end = record_end;
-                        }
-                        Err(Wrong::Unreadable) => {
-                            self.met_unreadable(volume, &mut doubtful);
-                            let _ =
-                                self.damage.found(self.hash(&met.key), met.entry.place, Wrong::Unreadable);
-                            self.take(met);
-                            end = record_end;
-                        }
-                        Err(_) => doubtful.push(Doubtful { start: offset, end: record_end, met: Some(met) }),
-                    }
-                }
-            }
-        }
-        for gap in doubtful.iter().filter(|doubtful| doubtful.end <= end) {
-            self.sound_to = self.sound_to.min(Place::new(volume.number, gap.start));
-            if self.layout.may_change() {
-                self.cover(volume, gap)?;
-            } else {
-                self.unfinished.push(gap.start..gap.end);
-            }
-        }
-        Ok(end)
-    }
-
-    /// What the disk cannot read is not what a crash leaves, and what was there may have said that all before it was synced.
-    /// Nothing is appended behind it: that would be written to the sector that cannot be read.
-    fn met_unreadable(&mut self, volume: &Volume, doubtful: &mut Vec<Doubtful>) {
-        doubtful.drain(..).for_each(|doubtful| self.take_damaged(volume, doubtful));
-        self.goes_on = false;
-    }
-
-    fn tail_record(&self, volume: &Volume, offset: u64, head: &Head<'_>) -> io::Result<Result<(), Wrong>> {
-        match head.file() {
-            Some(file) if self.layout.has_blob(file) => Ok(Ok(())),
-            Some(_) => Ok(Err(Wrong::FileGone)),
-            None => verify::data(&*volume.file, offset, head),
-        }
-    }
-
     fn hash(&self, key: &[u8]) -> u64 {
         (self.options.key_hash)(key, self.layout.hash_seed)
-    }
-
-    /// Takes what was acknowledged and is not whole any more.
-    fn take_damaged(&mut self, volume: &Volume, doubtful: Doubtful) {
-        let Some(met) = doubtful.met else {
-            self.hidden(volume, doubtful.start, doubtful.end);
-            return;
-        };
-        // A missing file may have been replaced since; all files are checked at the end.
-        if met.facts.file.is_none() {
-            let _ = self.damage.found(self.hash(&met.key), met.entry.place, Wrong::Checksum);
-        }
-        self.take(met);
-    }
-
-    /// Covers what a crash left between whole records, so that it is never met again.
-    fn cover(&self, volume: &Volume, gap: &Doubtful) -> io::Result<()> {
-        tracing::warn!(
-            volume = volume.number,
-            from = gap.start,
-            to = gap.end,
-            "an unfinished write is covered"
-        );
-        let mut start = gap.start;
-        while gap.end - start >= FIXED_BYTES as u64 {
-            let data_len = (gap.end - start - FIXED_BYTES as u64).min(u64::from(u32::MAX));
-            disk::write_at(&volume.file, &gap_head(&volume.seal, start, data_len as u32), start)?;
-            start += FIXED_BYTES as u64 + data_len;
-        }
-        Ok(())
     }
 
     /// Takes a record into the index if it is the newest of its key. Of two equal ones the later is the better: it
@@ -472,21 +344,4 @@ impl<'a> Recovery<'a> {
 /// Where stretches begin and end.
 fn places_of(stretches: &[(Place, Stretch)]) -> Vec<(Place, u64)> {
     stretches.iter().map(|(place, stretch)| (*place, stretch.end)).collect()
-}
-
-fn gap_head(seal: &Seal, offset: u64, data_len: u32) -> Vec<u8> {
-    let mut out = Vec::with_capacity(FIXED_BYTES);
-    let head = NewHead {
-        kind: Kind::Gap,
-        starts_batch: false,
-        version: Version::from_bytes([0; 16]),
-        checksum: Checksum(0),
-        data_len,
-        key: &[],
-        pairs: &[],
-        file: None,
-        sums: &[],
-    };
-    head.encode(&mut out, seal, offset);
-    out
 }
