@@ -164,3 +164,29 @@ fn look_up(shared: &Shared, key: &[u8], known: &[KeyEntry], end: Place, page: &m
     }
     Err(io::Error::other("a record is moved all the time"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{
+        Engine,
+        compact_tests::{options, put},
+    };
+
+    #[tokio::test]
+    async fn a_key_that_is_written_again_behind_the_view_is_listed() {
+        let home = tempfile::tempdir().unwrap();
+        let engine = Engine::open(home.path(), options()).unwrap();
+        put(&engine, "a", 1, 10).await.unwrap();
+        let shared = &engine.shared;
+        let view = shared.keys.view(&shared.volumes);
+        put(&engine, "a", 2, 20).await.unwrap();
+        let mut page = Page { prefix: [].into(), after: None, limit: 5, found: BTreeMap::new() };
+        // As a run has it, which does not change; the newest memtable has the new one too.
+        let memtable = view.keys(b"").unwrap_or_else(|_| panic!("a bad run")).next();
+        let (key, entries) = memtable.unwrap_or_else(|_| panic!("a bad run")).unwrap();
+        let old: Vec<_> = entries.into_iter().filter(|entry| entry.place < view.end).collect();
+        look_up(shared, &key, &old, view.end, &mut page).unwrap();
+        assert_eq!(page.found.values().map(|listed| listed.length).collect::<Vec<_>>(), [20]);
+    }
+}

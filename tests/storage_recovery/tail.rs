@@ -56,6 +56,23 @@ fn a_tail_cut_anywhere_keeps_what_was_acknowledged_before() {
     });
 }
 
+/// What stays behind the end may name the file of a later blob.
+#[test]
+fn what_was_never_acknowledged_is_cut_off() {
+    block_on(async {
+        let home = tempfile::tempdir().unwrap();
+        let (live, crashed) = (home.path().join("live"), home.path().join("crashed"));
+        let engine = reopen(&live);
+        let all = write_some(&engine, &live).await;
+        copy(&live, &crashed);
+        let (length, volume) = (all.last().unwrap().volume_length, last_volume(&crashed));
+        let mut tail = fs::File::options().append(true).open(&volume).unwrap();
+        tail.write_all(&[7; 1000]).unwrap();
+        drop(reopen(&crashed));
+        assert_eq!(fs::metadata(&volume).unwrap().len(), length);
+    });
+}
+
 #[test]
 fn a_torn_batch_shows_whole_records_or_none() {
     block_on(async {

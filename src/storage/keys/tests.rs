@@ -322,6 +322,19 @@ fn a_stop_leaves_nothing_to_walk_through() {
 }
 
 /// What is not read cannot be found damaged.
+/// Between the two a listing would find the record that the index does not hold any more, and no other.
+#[test]
+fn the_index_and_the_keys_change_together() {
+    block_on(async {
+        let home = tempfile::tempdir().unwrap();
+        let engine = open(home.path());
+        let keys = &engine.shared.keys;
+        let mut is_shown = false;
+        keys.enter(keys.end(), std::iter::empty(), || is_shown = keys.state.try_lock().is_none());
+        assert!(is_shown, "while nobody else looks at the keys");
+    });
+}
+
 #[test]
 fn a_page_reads_its_own_part_of_a_run() {
     block_on(async {

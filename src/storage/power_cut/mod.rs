@@ -4,10 +4,12 @@
 //! - `recorder`: the changes, in order; it makes them fail too
 //! - `cut`: what may be on a disk after a power cut
 //! - `story`: what happens before; `history`: what must, and what may, be there afterwards
+//! - `steps`: cuts after a single step
 
 mod cut;
 mod history;
 pub mod recorder;
+mod steps;
 mod story;
 
 use std::{fs, path::Path, sync::Arc};
@@ -216,9 +218,9 @@ fn no_syncs() {
     cut_stories(plot, 10);
 }
 
-/// Cuts the power many times after what was recorded; opens what is left, and has it looked at.
-async fn cut_after(recorder: &Recorder, look: impl AsyncFn(&Engine)) {
-    let disk = Disk::after(&recorder.events());
+/// Cuts the power many times after that; opens what is left, and has it looked at.
+async fn cut_after(events: &[Event], look: impl AsyncFn(&Engine)) {
+    let disk = Disk::after(events);
     for seed in 0..100 {
         let home = home();
         disk.cut(&mut Rng::with_seed(seed), &home.path().join("cut"));
@@ -251,35 +253,9 @@ async fn a_volume_that_could_not_be_begun_takes_nothing_with_it_when_it_comes_ba
             engine = Engine::open(home.path(), options.clone()).unwrap();
         }
         put(&engine, "c", 1, 100).await.unwrap();
-        cut_after(&recorder, async |engine| {
+        cut_after(&recorder.events(), async |engine| {
             assert!(get(engine, "c").await.unwrap().is_some(), "it was acknowledged");
         })
         .await;
     }
-}
-
-/// Nothing is left that could say so: neither the cut nor the next volume could be written.
-#[tokio::test]
-async fn what_a_start_shows_after_a_failed_sync_stays() {
-    let options = Options { sync: SyncMode::Group, ..compact_tests::options() };
-    let home = home();
-    let recorder = Recorder::new(home.path());
-    let engine = Engine::open(home.path(), options.clone()).unwrap();
-    put(&engine, "a", 1, 2000).await.unwrap();
-    recorder.fail(|change, _| {
-        let fails = matches!(change, Change::Sync(_) | Change::SetLen { .. } | Change::Create(_));
-        fails.then_some(Errno::IO)
-    });
-    assert!(put(&engine, "a", 2, 2000).await.is_err());
-    recorder.heal();
-    drop(engine);
-    let engine = Engine::open(home.path(), options).unwrap();
-    let shown = get(&engine, "a").await.unwrap();
-    assert_eq!(shown, Some((2, Some(body("a", 2, 2000)))), "it was in memory still");
-    put(&engine, "b", 1, 2000).await.unwrap();
-    cut_after(&recorder, async |engine| {
-        assert_eq!(get(engine, "a").await.unwrap(), shown);
-        assert!(get(engine, "b").await.unwrap().is_some(), "it was acknowledged");
-    })
-    .await;
 }
