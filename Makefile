@@ -12,7 +12,7 @@ help:
 	@echo "make lint    clippy, no warnings"
 	@echo "make unit    all tests, against real ZooKeeper, Redis and nginx"
 	@echo "make docs    the documentation of the code, no warnings"
-	@echo "make bench-engine   the storage engine beside what the disk gives without it; some 10 minutes"
+	@echo "make bench-engine   the storage engine beside what the disk gives without it; some 15 minutes"
 
 setup:
 	@scripts/setup

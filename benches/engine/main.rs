@@ -1,11 +1,13 @@
 //! The storage engine beside what the disk gives without it: `make bench-engine`.
 //!
 //! Everything that is compared runs in turns, in the same run, for a bounded time; a figure is the median of its rounds,
-//! with the smallest and the largest beside it. `--quick` only shows that it runs. Files go to the system's temporary
-//! folder: set `TMPDIR` to measure another disk.
+//! with the smallest and the largest beside it. `--quick` only shows that it runs; names of parts (`put`, `get`,
+//! `overwrite`, `many`) choose these. Files go to the system's temporary folder: set `TMPDIR` to measure another disk.
 
 mod get;
+mod list;
 mod many;
+mod overwrite;
 mod put;
 mod raw;
 
@@ -25,6 +27,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Bodies that are measured: a thumbnail, an icon of a page, a small photo.
 const SIZES: [usize; 3] = [1 << 10, 16 << 10, 100 << 10];
+
+/// A part of the bench.
+type Measure = fn(&Scale);
 
 /// How much is done.
 struct Scale {
@@ -56,9 +61,15 @@ fn main() {
     }
     let scale = if args.iter().any(|arg| arg == "--quick") { QUICK } else { FULL };
     machine();
-    put::measure(&scale);
-    get::measure(&scale);
-    many::measure(&scale);
+    let parts: [(&str, Measure); 4] = [
+        ("put", put::measure),
+        ("get", get::measure),
+        ("overwrite", overwrite::measure),
+        ("many", many::measure),
+    ];
+    let is_named = |name: &str| args.iter().any(|arg| arg == name);
+    let all = !parts.iter().any(|(name, _)| is_named(name));
+    parts.iter().filter(|(name, _)| all || is_named(name)).for_each(|(_, measure)| measure(&scale));
 }
 
 /// What the figures were taken on.
@@ -87,8 +98,8 @@ fn name(n: u64) -> String {
     format!("photos/{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
-async fn put(engine: &Engine, n: u64, body: &Bytes) {
-    let (key, version) = (name(n).parse().unwrap(), Version::from_parts(1, 1));
+async fn put(engine: &Engine, n: u64, version: u64, body: &Bytes) {
+    let (key, version) = (name(n).parse().unwrap(), Version::from_parts(version, 1));
     let new = NewBlob { key, version, meta: Meta::default(), length: Some(body.len() as u64) };
     let mut writer = engine.create(new).await.unwrap();
     writer.write(body.clone()).await.unwrap();
@@ -102,13 +113,31 @@ async fn load(engine: &Arc<Engine>, blobs: u64, size: usize) {
         let (engine, body) = (engine.clone(), body.clone());
         tokio::spawn(async move {
             for n in (task..blobs).step_by(64) {
-                put(&engine, n, &body).await;
+                put(&engine, n, 1, &body).await;
             }
         })
     });
     for task in tasks.collect::<Vec<_>>() {
         task.await.unwrap();
     }
+}
+
+/// How long single operations took.
+fn print_times(what: &str, mut took: Vec<Duration>) {
+    took.sort_unstable();
+    let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize];
+    let [half, most, nearly_all] = [0.5, 0.99, 0.999].map(at);
+    println!("  {} {what}: p50 {half:.2?}, p99 {most:.2?}, p99.9 {nearly_all:.2?}", took.len());
+}
+
+/// Time that all threads of this process computed, the system's part included.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    // The name, which stands in brackets, may have blanks in it.
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let ticks: u64 =
+        fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    Duration::from_secs(ticks) / rustix::param::clock_ticks_per_second() as u32
 }
 
 /// How often in a second.

@@ -1,10 +1,10 @@
-//! Memory, disk and starts with very many blobs, which are short so that ten million take less than 2 GB of disk.
+//! Memory, disk, starts and listings with very many blobs, which are short so that ten million take less than 2 GB of disk.
 
 use std::{fs, io::Read, path::Path, process::Command, time::Instant};
 
 use backpack::storage::{Engine, Options, Storage, SyncMode};
 
-use crate::{Scale, load, raw, runtime};
+use crate::{Scale, list, load, raw, runtime};
 
 const BODY: usize = 100;
 const KEY_BYTES: u64 = 23;
@@ -29,6 +29,7 @@ pub fn measure(scale: &Scale) {
     let volumes: u64 = raw::volumes(dir.path()).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
     let overhead = volumes - scale.many * (BODY as u64 + KEY_BYTES);
     println!("disk a blob beside key and bytes: {:.1} bytes", overhead as f64 / scale.many as f64);
+    list::measure(dir.path(), scale);
     open_cold(dir.path(), "start after a stop");
     if crashed {
         fs::rename(kept, &saved).unwrap();
@@ -61,7 +62,7 @@ pub fn open_here(dir: &Path) {
 }
 
 /// Resident memory of this process, in bytes.
-fn resident() -> u64 {
+pub fn resident() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
