@@ -59,6 +59,24 @@ fn names(tasks: &[Task]) -> HashSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_lost_what_it_held_has_another_name() {
+    let servers = two_redis();
+    let queue = both(&servers, MOMENT);
+    let ids = async || {
+        let stats = queue.stats().await.unwrap();
+        let ids: Vec<_> = stats.servers.into_iter().map(|server| server.id.unwrap()).collect();
+        (ids[0].clone(), ids[1].clone())
+    };
+    let (first, second) = ids().await;
+    assert_ne!(first, second);
+    queue.push(&[task("4", "k")], NOW).await.unwrap();
+    assert_eq!(ids().await, (first.clone(), second.clone()));
+    servers[0].command("FLUSHALL");
+    let after = ids().await;
+    assert!(after.0 != first && after.1 == second, "{after:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_by_kill_9() {
     let redis = durable_redis();
     let queue = one(&redis);

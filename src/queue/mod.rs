@@ -228,6 +228,9 @@ impl TargetStats {
 pub struct QueueServerStats {
     /// `host:port`, or `embedded`.
     pub name: String,
+    /// A name that it gave itself when it was empty: another one says that it lost what it held. `None` where that is not
+    /// known: it does not answer, or it keeps what it has beside the map and would lose both.
+    pub id: Option<String>,
     /// What is wrong with it; `None` if it answers.
     pub error: Option<String>,
     /// Entries it holds (ready, delayed and claimed), duplicates of other servers included.

@@ -22,6 +22,8 @@ pub(super) struct Servers {
     pub started_ms: u64,
     /// One of them knows of damage.
     pub is_damaged: bool,
+    /// When the queue was last seen to have lost what it held; 0: never.
+    pub queue_lost_ms: u64,
 }
 
 /// Why a shard is to be compared now; nothing if it is not.
@@ -39,6 +41,9 @@ pub(super) fn due(record: &Record, servers: &Servers, every: Duration, now_ms: u
     let Some(last) = &record.last else { return Some("it never was") };
     if since(last.began_ms) >= every {
         return Some("it is time");
+    }
+    if servers.queue_lost_ms > last.began_ms {
+        return Some("the queue lost what it held");
     }
     if servers.started_ms > last.began_ms {
         return Some("a server was started since");
@@ -68,7 +73,7 @@ mod tests {
     }
 
     fn servers() -> Servers {
-        Servers { all: ids(&["1", "2"]), live: ids(&["1", "2"]), started_ms: 0, is_damaged: false }
+        Servers { all: ids(&["1", "2"]), live: ids(&["1", "2"]), ..Servers::default() }
     }
 
     /// Compared from `began` to `ended` minutes ago.
@@ -93,7 +98,9 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_was_started_or_is_back_is_seen_to() {
+    fn a_queue_that_forgot_and_a_server_that_was_started_or_is_back_are_seen_to() {
+        let lost = |ago: u64| Servers { queue_lost_ms: NOW - ago * MINUTE, ..servers() };
+        assert!(is_due(&record(10, 1), &lost(9)) && !is_due(&record(10, 1), &lost(11)));
         let started = |ago: u64| Servers { started_ms: NOW - ago * MINUTE, ..servers() };
         assert!(is_due(&record(10, 1), &started(9)) && !is_due(&record(10, 1), &started(11)));
         let mut left_out = record(10, 6);

@@ -4,6 +4,7 @@
 //! - [`Scrub`]: one comparison of one shard; [`Found`]: what came out of it
 //! - `verdict`: what is to be done about one key (pure)
 //! - `span`: which ranges of keys differ, by their digests (pure); `pages`: what servers say, page by page
+//! - [`QueueSeen`]: whether the queue lost what it held
 //! - [`Record`]: what is known of a shard's comparisons, kept in the map store by a [`Keeper`]
 //! - [`schedule`]: comparisons that nobody asks for; `due`: when (pure)
 //! - `survey`: what each server can be asked; `work`: tasks on their way to the queue
@@ -12,6 +13,7 @@ mod compare;
 mod due;
 mod found;
 mod pages;
+mod queue_seen;
 mod record;
 pub mod schedule;
 mod span;
@@ -21,4 +23,5 @@ mod work;
 
 pub use compare::{Scrub, ScrubError};
 pub use found::{Found, Who};
+pub use queue_seen::QueueSeen;
 pub use record::{Failed, Going, Keeper, LEASE, Last, Record, path as record_path};

@@ -11,21 +11,21 @@ use metrics::{counter, gauge};
 use tokio::sync::watch;
 
 use super::{
-    Found, Keeper, Record, Scrub, ScrubError,
+    Found, Keeper, QueueSeen, Record, Scrub, ScrubError,
     due::{self, due},
     record,
 };
 use crate::{
     client::Servers,
-    cluster::{LIVE, MapStore, StoreError},
+    cluster::{LIVE, MapStore, edit::EditError},
     daemon::{Shutdown, unix_ms},
     http::RequestId,
     model::{ClusterMap, Server, ServerId, Shard, ShardId},
     queue::Queue,
 };
 
-/// How often it is seen what is due. With several replicators the first one that sees it takes it.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// With several replicators the first one that sees what is due takes it. A look costs each server one short answer.
+const DEFAULT_LOOK_SECONDS: u64 = 30;
 /// So much of that more or less, that they do not all look at the same moment.
 const SPREAD: f64 = 0.3;
 /// Records and servers asked for at the same time.
@@ -40,9 +40,15 @@ pub struct Config {
     #[arg(long, env = "BACKPACK_SCRUB_HOURS", default_value_t = DEFAULT_SCRUB_HOURS, value_name = "HOURS")]
     pub scrub_hours: u32,
 
-    /// How often it is seen what is due. Only tests replace it.
-    #[arg(skip = LOOK_EVERY)]
-    pub look_every: Duration,
+    /// Seconds between looks at what is due: a server that was started, damage, a queue that lost what it held
+    #[arg(
+        long,
+        env = "BACKPACK_SCRUB_LOOK_SECONDS",
+        default_value_t = DEFAULT_LOOK_SECONDS,
+        value_parser = clap::value_parser!(u64).range(1..),
+        value_name = "SECONDS"
+    )]
+    pub scrub_look_seconds: u64,
 }
 
 /// What a lost queue forgot is found within a day. A comparison costs a second of a core for a million blobs.
@@ -50,7 +56,7 @@ const DEFAULT_SCRUB_HOURS: u32 = 24;
 
 impl Default for Config {
     fn default() -> Self {
-        Self { scrub_hours: DEFAULT_SCRUB_HOURS, look_every: LOOK_EVERY }
+        Self { scrub_hours: DEFAULT_SCRUB_HOURS, scrub_look_seconds: DEFAULT_LOOK_SECONDS }
     }
 }
 
@@ -74,7 +80,8 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) {
     let every = Duration::from_secs(u64::from(config.scrub_hours) * 3600);
     let by = RequestId::fresh().as_str().to_owned();
     let mut schedule = Schedule { every, by, deps, known: HashMap::new() };
-    while shutdown.sleep(config.look_every.mul_f64(1.0 + SPREAD * (fastrand::f64() - 0.5))).await {
+    let look_every = Duration::from_secs(config.scrub_look_seconds);
+    while shutdown.sleep(look_every.mul_f64(1.0 + SPREAD * (fastrand::f64() - 0.5))).await {
         tokio::select! {
             // What it did by then stays, and others go on with it.
             () = shutdown.wait() => return,
@@ -96,10 +103,12 @@ struct Schedule {
 
 impl Schedule {
     /// Compares all that is due.
-    async fn look(&mut self) -> Result<(), StoreError> {
+    async fn look(&mut self) -> Result<(), ScrubError> {
         let map = self.deps.map.borrow().clone();
         let started = self.started(&map).await;
         let damaged = self.damaged(&map).await;
+        // Without a queue nothing could be done about what is found.
+        let queue = QueueSeen::update(&*self.deps.store, &self.deps.queue.stats().await?).await?;
         self.known.retain(|shard, _| map.shards.contains_key(shard));
         let mut shards: Vec<&Arc<Shard>> = map.shards.values().collect();
         // Replicators that begin at the same moment begin with different ones.
@@ -109,6 +118,7 @@ impl Schedule {
                 all: shard.servers.iter().cloned().collect(),
                 live: shard.servers.iter().filter(|id| map.live.contains(*id)).cloned().collect(),
                 started_ms: shard.servers.iter().filter_map(|id| started.get(id)).copied().max().unwrap_or(0),
+                queue_lost_ms: queue.lost_ms,
                 is_damaged: shard.servers.iter().any(|id| damaged.contains(id)),
             };
             let is_due = |record: &Record| due(record, &servers, self.every, unix_ms());
@@ -125,8 +135,8 @@ impl Schedule {
         Ok(())
     }
 
-    async fn record(&self, shard: &ShardId) -> Result<Record, StoreError> {
-        let entry = self.deps.store.get(&record::path(shard)).await?;
+    async fn record(&self, shard: &ShardId) -> Result<Record, ScrubError> {
+        let entry = self.deps.store.get(&record::path(shard)).await.map_err(EditError::from)?;
         // One that cannot be read is not believed; the comparison then says so.
         Ok(entry.and_then(|entry| serde_json::from_slice(&entry.data).ok()).unwrap_or_default())
     }

@@ -6,7 +6,7 @@ mod rig;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use backpack::{
     client::Servers,
@@ -235,7 +235,7 @@ async fn replicators_compare_by_themselves_and_again_when_a_server_was_started()
     let rig = Rig::new(2).await;
     rig.put_on(&[0], "first", 7).await;
     let shutdown = Shutdown::default();
-    let config = schedule::Config { look_every: Duration::from_millis(50), ..schedule::Config::default() };
+    let config = schedule::Config { scrub_look_seconds: 1, ..schedule::Config::default() };
     let deps = || schedule::Deps {
         store: rig.store.clone(),
         map: rig.tasks.follow_map(),

@@ -32,8 +32,8 @@ pub const QUEUE_KEY: &str = "backpack-queue";
 /// How long the queue may take to drain: leases that end, backups that come due, pauses of breakers, a busy machine.
 const DRAIN_WITHIN: Duration = Duration::from_secs(180);
 
-/// With the default, a test of a lost Redis server would take a minute.
-const TIMES: [(&str, &str); 1] = [("BACKPACK_QUEUE_BACKUP_DELAY", "5")];
+/// With the defaults, tests of a lost Redis server, and of what is found by comparing servers, would take a minute.
+const TIMES: [(&str, &str); 2] = [("BACKPACK_QUEUE_BACKUP_DELAY", "5"), ("BACKPACK_SCRUB_LOOK_SECONDS", "1")];
 
 /// What a cluster is made of.
 pub struct ClusterBuilder {

@@ -86,6 +86,7 @@ mod tests {
         let targets = [("10", target(2, true)), ("9", target(3, false))];
         let server = |name: &str, error: Option<&str>| QueueServerStats {
             name: name.into(),
+            id: None,
             error: error.map(str::to_owned),
             entries: 5,
         };

@@ -265,7 +265,7 @@ mod tests {
         assert_says(&with_target(late), "Server 4 has waited for a copy for 20 min");
         let mut seen = well();
         let error = Some("no answer".into());
-        let server = QueueServerStats { name: "one:1".into(), error, entries: 0 };
+        let server = QueueServerStats { name: "one:1".into(), id: None, error, entries: 0 };
         seen.queue = Ok(QueueStats { servers: vec![server], ..QueueStats::default() });
         assert_says(&sentences(&seen), "Queue server one:1 does not work: no answer");
         seen.queue = Err("the queue does not answer".into());

@@ -58,7 +58,7 @@ impl Look<'_, '_> {
             }
         }
         let entries = stats.backlog();
-        stats.servers.push(QueueServerStats { name: "embedded".to_owned(), error: None, entries });
+        stats.servers.push(QueueServerStats { name: "embedded".to_owned(), id: None, error: None, entries });
         Ok(stats)
     }
 

@@ -37,16 +37,28 @@ type TargetRow = (String, u64, u64, u64, u64, bool, i64);
 /// Id, stage, attempts, task.
 type ListRow = (String, String, u32, Vec<u8>);
 
+/// What a queue has.
+struct Targets {
+    /// Its name since it was empty.
+    id: Option<String>,
+    /// Letters that are no tasks.
+    poison: u64,
+    /// Every target that ever had a task.
+    names: Vec<String>,
+}
+
 impl RedisQueue {
-    /// Every target that ever had a task, and the number of letters that are no tasks.
-    async fn targets(&self) -> Result<(Vec<String>, u64), QueueError> {
-        let mut targets: Vec<String> = self.link.run_apart(&self.call(&TARGETS)).await?;
-        let poison = if targets.is_empty() { 0 } else { targets.remove(0).parse().unwrap_or(0) };
-        Ok((targets, poison))
+    async fn targets(&self) -> Result<Targets, QueueError> {
+        let mut call = self.call(&TARGETS);
+        call.arg(format!("{:032x}", fastrand::u128(..)));
+        let mut answer = self.link.run_apart::<Vec<String>>(&call).await?.into_iter();
+        let (id, poison) = (answer.next(), answer.next());
+        let poison = poison.and_then(|poison| poison.parse().ok()).unwrap_or(0);
+        Ok(Targets { id, poison, names: answer.collect() })
     }
 
     pub(super) async fn read_stats(&self) -> Result<QueueStats, QueueError> {
-        let (names, poison) = self.targets().await?;
+        let Targets { id, poison, names } = self.targets().await?;
         let mut targets = BTreeMap::new();
         for chunk in names.chunks(STATS_TARGETS) {
             let mut call = self.call(&STATS);
@@ -55,14 +67,14 @@ impl RedisQueue {
             targets.extend(rows.into_iter().filter_map(to_stats));
         }
         let entries = targets.values().map(TargetStats::backlog).sum();
-        let server = QueueServerStats { name: self.link.name().to_owned(), error: None, entries };
+        let server = QueueServerStats { name: self.link.name().to_owned(), id, error: None, entries };
         Ok(QueueStats { targets, servers: vec![server], poison })
     }
 
     pub(super) async fn read_list(&self, filter: &Filter, limit: usize) -> Result<Vec<Listed>, QueueError> {
         let targets = match &filter.target {
             Some(target) => vec![target.to_string()],
-            None => self.targets().await?.0,
+            None => self.targets().await?.names,
         };
         let mut found = Vec::new();
         let mut budget = LIST_LOOK_THROUGH;

@@ -11,6 +11,7 @@
 //! | `:targets`, `:paused` | sets | every target that ever had a task; those given out no tasks |
 //! | `:agenda` | sorted set | target -> when `claim` must look at it, 0 = now |
 //! | `:leases` | sorted set | target -> when a lease of it may have ended |
+//! | `:id` | string | a name of its own that it has had since it was empty |
 //! | `:dead`, `:dead:order`, `:dead:count` | hash, sorted set, hash | letters by id; ids by time; target -> letters |
 
 use std::sync::LazyLock;

@@ -31,7 +31,12 @@ pub(super) fn stats(
                 }
             }
             Err(error) => {
-                merged.servers.push(QueueServerStats { name, error: Some(error.to_string()), entries: 0 });
+                merged.servers.push(QueueServerStats {
+                    name,
+                    id: None,
+                    error: Some(error.to_string()),
+                    entries: 0,
+                });
                 errors.push(error);
             }
         }
@@ -135,7 +140,7 @@ mod tests {
 
     fn of(ready: u64, delayed: u64, claimed: u64) -> Result<QueueStats, QueueError> {
         let target = TargetStats { ready, delayed, claimed, ..TargetStats::default() };
-        let server = QueueServerStats { name: "s".into(), error: None, entries: target.backlog() };
+        let server = QueueServerStats { name: "s".into(), id: None, error: None, entries: target.backlog() };
         Ok(QueueStats { targets: BTreeMap::from([(id("4"), target)]), servers: vec![server], poison: 0 })
     }
 
