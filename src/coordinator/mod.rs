@@ -47,6 +47,7 @@ use crate::{
     http::{Limits, Server},
     model::{self, ClusterMap, Shard},
     queue::Queue,
+    scrub::Known,
     telemetry::health::{Condition, Readiness},
 };
 
@@ -55,6 +56,9 @@ const LOOK_AT_QUEUE_EVERY: Duration = Duration::from_secs(5);
 
 /// How often a queue that does not answer is asked: a restart should not be "not ready" for long.
 const LOOK_AT_LOST_QUEUE_EVERY: Duration = Duration::from_millis(500);
+
+/// How often it is read what is known of the comparisons of servers: one short document for each shard.
+const LOOK_AT_COMPARISONS_EVERY: Duration = Duration::from_secs(30);
 
 /// How often the original sends its gauges.
 const STATSD_EVERY: Duration = Duration::from_secs(10);
@@ -140,6 +144,7 @@ pub async fn serve(listener: TcpListener, config: Config, deps: Deps, shutdown: 
     workers.spawn(coordinator.clone().watch_map(shutdown.clone(), conditions.map, conditions.shards));
     workers.spawn(coordinator.clone().watch_queue(shutdown.clone(), conditions.queue));
     workers.spawn(coordinator.clone().send_gauges(shutdown.clone()));
+    workers.spawn(coordinator.clone().watch_comparisons(shutdown.clone()));
     let running = conditions.running;
     let stopping = shutdown.clone();
     workers.spawn(async move {
@@ -211,10 +216,27 @@ impl Coordinator {
             ready.set(stats.as_ref().map(|_| ()).map_err(Clone::clone));
             let map = self.view.map();
             let used = |id: &_| map.shards.get(id).map_or(0, |shard| self.usage.used(shard));
-            gauges.set(&map, stats.as_ref().ok(), used);
             let pause = if stats.is_ok() { LOOK_AT_QUEUE_EVERY } else { LOOK_AT_LOST_QUEUE_EVERY };
-            self.totals.see_queue(stats);
+            self.totals.see_queue(stats.clone());
+            gauges.set(&map, stats.as_ref().ok(), self.totals.deficits(&map).as_ref(), used);
             if !shutdown.sleep(pause).await {
+                break;
+            }
+        }
+    }
+
+    /// Reads what is known of the comparisons of servers. While the map store is away, what was read last stays.
+    async fn watch_comparisons(self: Arc<Self>, shutdown: Shutdown) {
+        tokio::select! {
+            () = self.view.loaded() => {}
+            () = shutdown.wait() => return,
+        }
+        loop {
+            match Known::read(&*self.store, &self.view.map()).await {
+                Ok(known) => self.totals.see_comparisons(known),
+                Err(error) => tracing::debug!(%error, "what is known of comparisons could not be read"),
+            }
+            if !shutdown.sleep(LOOK_AT_COMPARISONS_EVERY).await {
                 break;
             }
         }

@@ -1,7 +1,7 @@
 //! What the coordinator says of itself: `/stats` with the original's fields, gauges, and the totals behind both.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Instant,
 };
@@ -14,6 +14,7 @@ use crate::{
     daemon::unix_ms,
     model::{ClusterMap, ShardId},
     queue::QueueStats,
+    scrub::{self, Deficit, Known},
 };
 
 /// Counts since the start, and the queue as it was last seen.
@@ -23,6 +24,8 @@ pub(super) struct Totals {
     bytes: AtomicU64,
     failed: AtomicU64,
     queue: RwLock<Result<QueueStats, String>>,
+    /// What is known of the comparisons of servers; `None` before it was first read.
+    known: RwLock<Option<Known>>,
 }
 
 impl Default for Totals {
@@ -33,6 +36,7 @@ impl Default for Totals {
             bytes: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             queue: RwLock::new(Err("not asked yet".to_owned())),
+            known: RwLock::new(None),
         }
     }
 }
@@ -45,6 +49,16 @@ impl Totals {
 
     pub(super) fn failed_upload(&self) {
         self.failed.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn see_comparisons(&self, known: Known) {
+        *self.known.write() = Some(known);
+    }
+
+    /// What is missing in each shard; `None` before anything is known.
+    pub(super) fn deficits(&self, map: &ClusterMap) -> Option<BTreeMap<ShardId, Deficit>> {
+        let (queue, known) = (self.queue.read(), self.known.read());
+        known.as_ref().map(|known| scrub::deficits(known, map, queue.as_ref().ok()))
     }
 
     pub(super) fn see_queue(&self, stats: Result<QueueStats, String>) {
@@ -103,6 +117,8 @@ pub(super) struct Stats {
     queue_error: Option<String>,
     dead_letters: Option<u64>,
     oldest_task_seconds: Option<f64>,
+    missing_copies: Option<u64>,
+    unsure_shards: Option<usize>,
     uncounted_bytes: u64,
     map_state: String,
     version: &'static str,
@@ -110,6 +126,7 @@ pub(super) struct Stats {
 
 impl Stats {
     pub(super) fn new(totals: &Totals, map: &ClusterMap, uncounted_bytes: u64, map_state: String) -> Self {
+        let deficits = totals.deficits(map);
         let queue = totals.queue.read();
         let known = queue.as_ref().ok();
         let oldest = known.and_then(QueueStats::oldest_ms);
@@ -122,6 +139,10 @@ impl Stats {
             queue_length: known.map(QueueStats::backlog),
             queue_error: queue.as_ref().err().cloned(),
             dead_letters: known.map(QueueStats::dead),
+            // Of what the map's servers lack, not of servers that are gone.
+            missing_copies: deficits.as_ref().and_then(missing),
+            unsure_shards: deficits
+                .map(|shards| shards.values().filter(|shard| !shard.unsure.is_empty()).count()),
             oldest_task_seconds: oldest.map(|ms| unix_ms().saturating_sub(ms) as f64 / 1000.0),
             uncounted_bytes,
             map_state,
@@ -129,6 +150,16 @@ impl Stats {
         }
     }
 }
+
+/// Copies and deletes missing in all shards, those that were given up included.
+fn missing(deficits: &BTreeMap<ShardId, Deficit>) -> Option<u64> {
+    deficits.values().map(|deficit| Some(deficit.missing? + deficit.given_up?)).sum()
+}
+
+const MISSING_COPIES: &str = "backpack_shard_missing_copies";
+const OLDEST_MISSING_COPY: &str = "backpack_shard_oldest_missing_copy_age_seconds";
+/// Of shards, and not known while the queue does not answer.
+const OF_THE_QUEUE: [&str; 2] = [MISSING_COPIES, OLDEST_MISSING_COPY];
 
 /// The gauges of the map and the queue. Labels are ids of shards and servers: as many as the map has.
 #[derive(Default)]
@@ -144,6 +175,7 @@ impl Gauges {
         &mut self,
         map: &ClusterMap,
         queue: Option<&QueueStats>,
+        deficits: Option<&BTreeMap<ShardId, Deficit>>,
         used: impl Fn(&ShardId) -> u64,
     ) {
         let before = std::mem::take(&mut self.labelled);
@@ -153,6 +185,16 @@ impl Gauges {
             self.labelled("backpack_shard_used_bytes", "shard", &shard.id, used(&shard.id) as f64);
             self.labelled("backpack_shard_writable", "shard", &shard.id, f64::from(shard.is_writable()));
         }
+        for (id, deficit) in deficits.into_iter().flatten() {
+            let unsure = f64::from(!deficit.unsure.is_empty());
+            self.labelled("backpack_shard_deficit_unsure", "shard", id, unsure);
+            let Deficit { missing: Some(missing), given_up: Some(given_up), oldest_ms, .. } = deficit else {
+                continue;
+            };
+            let age = oldest_ms.map_or(0.0, |ms| unix_ms().saturating_sub(ms) as f64 / 1000.0);
+            self.labelled(MISSING_COPIES, "shard", id, (missing + given_up) as f64);
+            self.labelled(OLDEST_MISSING_COPY, "shard", id, age);
+        }
         match queue {
             Some(queue) => self.set_queue(map, queue),
             None => {
@@ -160,8 +202,13 @@ impl Gauges {
                 for server in map.queue.iter().flat_map(|queue| &queue.servers) {
                     self.labelled("backpack_queue_server_up", "server", server, 0.0);
                 }
-                let stays = |name, label| label != "shard" && name != "backpack_queue_server_up";
-                self.labelled.extend(before.iter().filter(|(name, label, _)| stays(*name, *label)).cloned());
+                let stays = |(name, label, value): &&(&'static str, &'static str, String)| match *label {
+                    "shard" => {
+                        OF_THE_QUEUE.contains(name) && map.shards.keys().any(|id| id.as_str() == value)
+                    }
+                    _ => *name != "backpack_queue_server_up",
+                };
+                self.labelled.extend(before.iter().filter(stays).cloned());
             }
         }
         for (name, label, value) in before.difference(&self.labelled) {

@@ -4,12 +4,14 @@
 //! - [`Scrub`]: one comparison of one shard; [`Found`]: what came out of it
 //! - `verdict`: what is to be done about one key (pure)
 //! - `span`: which ranges of keys differ, by their digests (pure); `pages`: what servers say, page by page
+//! - [`Deficit`]: how many copies are missing, and what of that nobody can know
 //! - [`QueueSeen`]: whether the queue lost what it held
 //! - [`Record`]: what is known of a shard's comparisons, kept in the map store by a [`Keeper`]
 //! - [`schedule`]: comparisons that nobody asks for; `due`: when (pure)
 //! - `survey`: what each server can be asked; `work`: tasks on their way to the queue
 
 mod compare;
+mod deficit;
 mod due;
 mod found;
 mod pages;
@@ -22,6 +24,7 @@ mod verdict;
 mod work;
 
 pub use compare::{Scrub, ScrubError};
+pub use deficit::{Deficit, Known, deficits};
 pub use found::{Found, Who};
 pub use queue_seen::QueueSeen;
 pub use record::{Failed, Going, Keeper, LEASE, Last, Record, path as record_path};

@@ -11,7 +11,7 @@ use crate::{
     queue::QueueStats,
 };
 
-const PATH: &str = "/queue-seen";
+pub(super) const PATH: &str = "/queue-seen";
 
 /// What was seen of the queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -32,6 +32,7 @@ pub fn sentences(seen: &Snapshot) -> Vec<String> {
     found.extend(servers.iter().flat_map(|server| of_server(seen, server)));
     found.extend(not_in_map(seen));
     found.extend(shards.iter().flat_map(|shard| of_shard(seen, shard)));
+    found.extend(unsure(seen));
     match &seen.queue {
         Ok(stats) => found.extend(of_queue(seen, stats)),
         Err(error) => found.push(format!("The queue cannot be seen: {error}")),
@@ -122,6 +123,22 @@ fn of_shard(seen: &Snapshot, shard: &Shard) -> Vec<String> {
     found
 }
 
+/// Shards that may lack more than is known. That the queue does not answer is said anyway.
+fn unsure(seen: &Snapshot) -> Vec<String> {
+    let Ok(queue) = &seen.queue else { return Vec::new() };
+    let deficit = |shard: &&Shard| seen.known.deficit(shard, Some(queue));
+    let shards = order::shards(&seen.map).into_iter().map(|shard| (&shard.id, deficit(&shard).unsure));
+    shards
+        .filter(|(_, unsure)| !unsure.is_empty())
+        .map(|(id, unsure)| {
+            format!(
+                "Shard {id} may lack copies that nobody knows of: {}. Replicators compare it soon; scrub --shard {id} does it now.",
+                unsure.join("; ")
+            )
+        })
+        .collect()
+}
+
 fn of_queue(seen: &Snapshot, stats: &QueueStats) -> Vec<String> {
     let mut found = Vec::new();
     let broken = stats.servers.iter().filter_map(|server| Some((&server.name, server.error.as_ref()?)));
@@ -167,6 +184,7 @@ mod tests {
         admin::{probe::NodeStats, tests::map},
         model::{ClusterMap, map::ShardSize},
         queue::QueueServerStats,
+        scrub::Known,
     };
 
     fn well() -> Snapshot {
@@ -178,7 +196,8 @@ mod tests {
             ("1".parse().unwrap(), Answer::Node(node)),
             ("4".parse().unwrap(), Answer::Other),
         ]);
-        Snapshot { map: Arc::new(map), answers, queue: Ok(QueueStats::default()) }
+        let known = Known::all_compared(&map);
+        Snapshot { map: Arc::new(map), answers, queue: Ok(QueueStats::default()), known }
     }
 
     fn with_map(change: impl FnOnce(&mut ClusterMap)) -> Vec<String> {
@@ -244,7 +263,16 @@ mod tests {
     fn shards_in_trouble_are_named() {
         assert_says(&with_shard(|shard| shard.read_only = true), "No shard of pool default takes uploads");
         assert_says(&with_shard(|shard| drop(shard.servers.pop())), "no second copy");
-        assert_says(&with_shard(|shard| shard.servers.push("9".parse().unwrap())), "names server 9");
+        let stranger = with_shard(|shard| shard.servers.push("9".parse().unwrap()));
+        assert!(
+            stranger[0].contains("names server 9") && stranger[1].contains("server 9 was not compared yet")
+        );
+        let mut seen = well();
+        seen.known = Known::default();
+        assert_says(
+            &sentences(&seen),
+            "Shard 1 may lack copies that nobody knows of: its servers were never compared",
+        );
         let nearly = Some(ShardSize { capacity: 100, used: 93 });
         assert_says(&with_shard(|shard| shard.size = nearly), "93% full");
         assert!(

@@ -18,8 +18,9 @@ use super::{
     report::Report,
 };
 use crate::{
-    model::{ClusterMap, Server, ServerId},
+    model::{ClusterMap, Server, ServerId, ShardId},
     queue::{QueueArgs, QueueStats},
+    scrub::{self, Deficit, Known},
 };
 
 /// The command.
@@ -39,6 +40,15 @@ struct Snapshot {
     answers: BTreeMap<ServerId, Answer>,
     /// Or why it cannot be seen.
     queue: Result<QueueStats, String>,
+    /// What is known of the comparisons of servers.
+    known: Known,
+}
+
+impl Snapshot {
+    /// What is missing in each shard.
+    fn deficits(&self) -> BTreeMap<ShardId, Deficit> {
+        scrub::deficits(&self.known, &self.map, self.queue.as_ref().ok())
+    }
 }
 
 impl Status {
@@ -48,7 +58,8 @@ impl Status {
         let map = context.map().await?;
         let (answers, queue) =
             tokio::join!(ask_all(map.servers.values().cloned()), self.queue(&context, &map));
-        Ok(report(&Snapshot { map, answers, queue: queue.map_err(|error| format!("{error:#}")) }))
+        let known = Known::read(&*context.store, &map).await?;
+        Ok(report(&Snapshot { map, answers, queue: queue.map_err(|error| format!("{error:#}")), known }))
     }
 
     async fn queue(&self, context: &Context, map: &ClusterMap) -> anyhow::Result<QueueStats> {
@@ -65,6 +76,7 @@ fn report(seen: &Snapshot) -> Report {
     let mut json = print_stats::report(&seen.map).json;
     json["servers"] = servers.into();
     json["queue"] = queue;
+    json["deficits"] = json!(seen.deficits());
     json["attention"] = attention.into();
     Report::new(text, json)
 }

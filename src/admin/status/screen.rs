@@ -3,7 +3,7 @@
 use super::Snapshot;
 use crate::{
     admin::{
-        order,
+        age, order,
         percent::percent,
         print_stats::{fullness, overall},
         probe::Answer,
@@ -13,6 +13,7 @@ use crate::{
         table::table,
     },
     model::{Server, Shard, size},
+    scrub::Deficit,
 };
 
 /// Characters of a bar that is full.
@@ -65,12 +66,38 @@ fn shards(seen: &Snapshot) -> String {
     if map.shards.is_empty() {
         return heading;
     }
-    let rows = order::shards(map).into_iter().map(shard_row);
-    let headings = ["SHARD", "SERVERS", "POOL", "STATE", ">USED", ">CAPACITY", "FULL"];
-    format!("{heading}\n{}\nOverall: {}", table(&headings, rows), fullness(overall(map)))
+    let deficits = seen.deficits();
+    let rows = order::shards(map).into_iter().map(|shard| shard_row(shard, deficits.get(&shard.id)));
+    let headings = ["SHARD", "SERVERS", "POOL", "STATE", ">USED", ">CAPACITY", "FULL", ">MISSING"];
+    format!(
+        "{heading}\n{}\nOverall: {}\n{}",
+        table(&headings, rows),
+        fullness(overall(map)),
+        missing_line(deficits.values())
+    )
 }
 
-fn shard_row(shard: &Shard) -> Vec<String> {
+/// The number that is 0 when all is whole.
+fn missing_line<'a>(deficits: impl Iterator<Item = &'a Deficit> + Clone) -> String {
+    let missing: Option<u64> = deficits.clone().map(missing).sum();
+    let unsure = deficits.clone().filter(|deficit| !deficit.unsure.is_empty()).count();
+    let missing = missing.map_or_else(|| "unknown".to_owned(), |missing| missing.to_string());
+    let since = deficits.filter_map(|deficit| deficit.oldest_ms).min();
+    let since = since.map(|ms| format!(", the oldest for {}", age::since(ms))).unwrap_or_default();
+    let more = match unsure {
+        0 => String::new(),
+        1 => "; one shard may lack more, see below".to_owned(),
+        unsure => format!("; {unsure} shards may lack more, see below"),
+    };
+    format!("Missing copies: {missing}{since}{more}")
+}
+
+/// Copies and deletes that wait, and those that were given up.
+fn missing(deficit: &Deficit) -> Option<u64> {
+    Some(deficit.missing? + deficit.given_up?)
+}
+
+fn shard_row(shard: &Shard, deficit: Option<&Deficit>) -> Vec<String> {
     let servers = join(&shard.servers, ", ");
     let [used, capacity, full] = match shard.size {
         Some(known) => [size::format(known.used), size::format(known.capacity), bar(percent(known))],
@@ -82,7 +109,12 @@ fn shard_row(shard: &Shard) -> Vec<String> {
         Shard { size: None, .. } => "no size",
         _ => "full",
     };
-    vec![shard.id.to_string(), servers, shard.pool.to_string(), state.to_owned(), used, capacity, full]
+    let lacks = match deficit.map(|deficit| (missing(deficit), deficit.unsure.is_empty())) {
+        Some((Some(missing), true)) => missing.to_string(),
+        Some((Some(missing), false)) => format!("{missing}+?"),
+        Some((None, _)) | None => "?".to_owned(),
+    };
+    vec![shard.id.to_string(), servers, shard.pool.to_string(), state.to_owned(), used, capacity, full, lacks]
 }
 
 fn bar(percent: u64) -> String {
@@ -108,6 +140,7 @@ mod tests {
     use crate::{
         admin::{probe::NodeStats, tests::map},
         queue::QueueStats,
+        scrub::Known,
     };
 
     #[test]
@@ -125,7 +158,12 @@ mod tests {
             ("3".parse().unwrap(), Answer::Down("cannot connect".into())),
             ("4".parse().unwrap(), Answer::Other),
         ]);
-        let seen = Snapshot { map: Arc::new(map()), answers, queue: Ok(QueueStats::default()) };
+        let seen = Snapshot {
+            map: Arc::new(map()),
+            answers,
+            queue: Ok(QueueStats::default()),
+            known: Known::default(),
+        };
         assert_eq!(
             text(&seen, &["Look.".into()]),
             "\
@@ -137,11 +175,12 @@ SERVER  ADDRESS          STATE  ANNOUNCED  VERSION  FREE DISK  BLOBS  HOLDS
 4       127.0.0.1:10004  up     -          -                -      -      -
 
 Shards: 2 of 3 take uploads
-SHARD  SERVERS  POOL     STATE       USED  CAPACITY  FULL
-1      1, 4     default  writable   1.5mb     100gb  [....................] 0%
-2      2, 9     default  read-only      ?         ?  size unknown
-10     3        default  writable    50gb     100gb  [##########..........] 50%
+SHARD  SERVERS  POOL     STATE       USED  CAPACITY  FULL                        MISSING
+1      1, 4     default  writable   1.5mb     100gb  [....................] 0%       0+?
+2      2, 9     default  read-only      ?         ?  size unknown                    0+?
+10     3        default  writable    50gb     100gb  [##########..........] 50%        0
 Overall: 50gb / 200gb (25%)
+Missing copies: 0; 2 shards may lack more, see below
 
 Queue backpack-queue on 127.0.0.1:6379: 0 to copy, 0 given up
 

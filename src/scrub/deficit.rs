@@ -1,0 +1,178 @@
+//! The redundancy deficit: how many copies are missing, since when, and what of that nobody can know. From facts alone: the tasks on
+//! the queue, and what the last comparison of each shard saw or could not see.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures_util::{StreamExt, stream};
+use serde::Serialize;
+
+use super::{QueueSeen, Record, queue_seen, record};
+use crate::{
+    cluster::{MapStore, StoreError},
+    model::{ClusterMap, Shard, ShardId},
+    queue::{QueueStats, TargetStats},
+};
+
+/// Records asked for at the same time.
+const AT_ONCE: usize = 32;
+
+/// What is known of all comparisons.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    records: BTreeMap<ShardId, Record>,
+    queue: QueueSeen,
+}
+
+/// What is missing in a shard.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Deficit {
+    /// Copies and deletes that servers lack and that wait to be made; `None` while the queue does not answer.
+    pub missing: Option<u64>,
+    /// Those that were given up.
+    pub given_up: Option<u64>,
+    /// Since when the oldest of those that wait is missing, milliseconds since 1970.
+    pub oldest_ms: Option<u64>,
+    /// Why more may be missing than that; empty: all is known.
+    pub unsure: Vec<String>,
+}
+
+impl Known {
+    /// Reads what is known of the shards of a map.
+    pub async fn read(store: &dyn MapStore, map: &ClusterMap) -> Result<Self, StoreError> {
+        let queue = decode(store, queue_seen::PATH).await?;
+        let read = map.shards.keys().map(|shard| {
+            let (shard, path) = (shard.clone(), record::path(shard));
+            async move { Ok::<_, StoreError>((shard, decode(store, &path).await?)) }
+        });
+        let read: Vec<_> = read.collect();
+        let records: Vec<Result<_, _>> = stream::iter(read).buffer_unordered(AT_ONCE).collect().await;
+        Ok(Self { records: records.into_iter().collect::<Result<_, _>>()?, queue })
+    }
+
+    /// All shards of a map were just compared, whole.
+    #[cfg(test)]
+    pub(crate) fn all_compared(map: &ClusterMap) -> Self {
+        let compared = |shard: &Arc<Shard>| {
+            let mut last = super::Last::default();
+            last.found.who.compared = shard.servers.iter().cloned().collect();
+            (shard.id.clone(), Record { last: Some(last), ..Record::default() })
+        };
+        Self { records: map.shards.values().map(compared).collect(), queue: QueueSeen::default() }
+    }
+
+    /// What is missing in a shard. `queue` is `None` while it does not answer.
+    pub fn deficit(&self, shard: &Shard, queue: Option<&QueueStats>) -> Deficit {
+        let targets = |queue: &QueueStats| -> Vec<TargetStats> {
+            shard.servers.iter().filter_map(|id| queue.targets.get(id)).cloned().collect()
+        };
+        let targets = queue.map(targets);
+        let sum = |of: fn(&TargetStats) -> u64| targets.as_ref().map(|targets| targets.iter().map(of).sum());
+        Deficit {
+            missing: sum(TargetStats::backlog),
+            given_up: sum(|target| target.dead),
+            oldest_ms: targets.iter().flatten().filter_map(|target| target.oldest_ms).min(),
+            unsure: self.unsure(shard, queue.is_some()),
+        }
+    }
+
+    fn unsure(&self, shard: &Shard, queue_answers: bool) -> Vec<String> {
+        let mut unsure = Vec::new();
+        if !queue_answers {
+            unsure.push("the queue does not answer".to_owned());
+        }
+        if shard.servers.len() < 2 {
+            return unsure;
+        }
+        let Some(last) = self.records.get(&shard.id).and_then(|record| record.last.as_ref()) else {
+            unsure.push("its servers were never compared".to_owned());
+            return unsure;
+        };
+        if self.queue.lost_ms > last.began_ms {
+            unsure.push("the queue lost what it held, and its servers were not compared since".to_owned());
+        }
+        let who = &last.found.who;
+        for id in &shard.servers {
+            if let Some(why) = who.left_out.get(id) {
+                unsure.push(format!("server {id} was not compared: it {why}"));
+            } else if !who.compared.contains(id) && !who.asked.contains(id) {
+                unsure.push(format!("server {id} was not compared yet"));
+            }
+        }
+        if last.found.conflicts > 0 {
+            unsure.push(format!("{} keys have different bytes of one version", last.found.conflicts));
+        }
+        unsure
+    }
+}
+
+/// A document that cannot be read says nothing.
+async fn decode<T: serde::de::DeserializeOwned + Default>(
+    store: &dyn MapStore,
+    path: &str,
+) -> Result<T, StoreError> {
+    let entry = store.get(path).await?;
+    Ok(entry.and_then(|entry| serde_json::from_slice(&entry.data).ok()).unwrap_or_default())
+}
+
+/// What is missing in each shard of a map.
+pub fn deficits(known: &Known, map: &ClusterMap, queue: Option<&QueueStats>) -> BTreeMap<ShardId, Deficit> {
+    let of = |shard: &Arc<Shard>| (shard.id.clone(), known.deficit(shard, queue));
+    map.shards.values().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::PoolName,
+        scrub::{Found, Last, Who},
+    };
+
+    fn shard(servers: &[&str]) -> Shard {
+        Shard {
+            id: "s".parse().unwrap(),
+            servers: servers.iter().map(|id| id.parse().unwrap()).collect(),
+            read_only: false,
+            pool: PoolName::default(),
+            size: None,
+        }
+    }
+
+    fn known(compared: &[&str], lost_ms: u64) -> Known {
+        let who = Who { compared: compared.iter().map(|id| id.parse().unwrap()).collect(), ..Who::default() };
+        let last = Last { began_ms: 100, ended_ms: 110, found: Found { who, ..Found::default() } };
+        let record = Record { last: Some(last), ..Record::default() };
+        Known {
+            records: [("s".parse().unwrap(), record)].into(),
+            queue: QueueSeen { lost_ms, ..QueueSeen::default() },
+        }
+    }
+
+    #[test]
+    fn what_waits_for_the_shards_servers_is_missing() {
+        let target =
+            |ready, dead, oldest_ms| TargetStats { ready, dead, oldest_ms, ..TargetStats::default() };
+        let targets =
+            [("1", target(3, 0, Some(7))), ("2", target(4, 1, Some(5))), ("9", target(50, 50, Some(1)))];
+        let queue = QueueStats {
+            targets: targets.map(|(id, target)| (id.parse().unwrap(), target)).into(),
+            ..QueueStats::default()
+        };
+        let deficit = known(&["1", "2"], 0).deficit(&shard(&["1", "2"]), Some(&queue));
+        let expected = Deficit { missing: Some(7), given_up: Some(1), oldest_ms: Some(5), unsure: vec![] };
+        assert_eq!(deficit, expected);
+    }
+
+    #[test]
+    fn what_nobody_can_know_is_said() {
+        let queue = QueueStats::default();
+        let unsure = |known: &Known, servers: &[&str]| known.deficit(&shard(servers), Some(&queue)).unsure;
+        assert!(unsure(&known(&["1", "2"], 100), &["1", "2"]).is_empty());
+        assert!(unsure(&Known::default(), &["1"]).is_empty(), "there is only one copy");
+        assert_eq!(unsure(&Known::default(), &["1", "2"]), ["its servers were never compared"]);
+        assert!(unsure(&known(&["1", "2"], 101), &["1", "2"])[0].starts_with("the queue lost what it held"));
+        assert_eq!(unsure(&known(&["1"], 0), &["1", "2"]), ["server 2 was not compared yet"]);
+        let without = known(&["1", "2"], 0).deficit(&shard(&["1", "2"]), None);
+        assert_eq!((without.missing, without.unsure.len()), (None, 1));
+    }
+}
