@@ -31,6 +31,11 @@ pub struct Config {
     #[arg(long, env = "BACKPACK_COORDINATOR_CONNECTIONS", default_value_t = 10_000, value_name = "N")]
     pub connections: usize,
 
+    /// Tasks that are kept for one server; of one that is further behind only that it is to be compared with the others of its
+    /// shard is kept, and done when it is back
+    #[arg(long, env = "BACKPACK_COORDINATOR_MAX_BACKLOG", default_value_t = 100_000, value_name = "TASKS")]
+    pub max_backlog: u64,
+
     /// Where bodies of unknown length are kept for servers that take only bodies of known length
     #[arg(long, env = "BACKPACK_COORDINATOR_SPOOL_DIR", default_value_os_t = std::env::temp_dir(), value_name = "DIR")]
     pub spool_dir: PathBuf,

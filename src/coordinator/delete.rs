@@ -83,7 +83,7 @@ impl Delete<'_> {
             return Err(self.nothing_done());
         }
         coordinator.usage.add(&self.shard.id, -i64::try_from(self.freed).unwrap_or(i64::MAX));
-        if let Err(why) = coordinator.push(&self.tasks()).await {
+        if let Err(why) = coordinator.push(self.tasks(), &self.done).await {
             for server in rest {
                 // Where a newer version stays, it is not done.
                 let _ = self.delete_on(coordinator, server).await;

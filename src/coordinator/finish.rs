@@ -52,8 +52,8 @@ impl Finish {
             // Those that are down would hold the client up; they get tasks.
             self.copy_to_missing(coordinator, &mut have, |server| !coordinator.fleet.is_down(server)).await;
         }
-        let tasks = self.tasks(&have);
-        if let Err(why) = coordinator.push(&tasks).await {
+        let holders: Vec<ServerId> = have.iter().map(|server| server.id.clone()).collect();
+        if let Err(why) = coordinator.push(self.tasks(&have, &holders), &holders).await {
             self.copy_to_missing(coordinator, &mut have, |_| true).await;
             if have.len() < self.shard.servers.len() {
                 // It stays where it is. A tombstone in its place would hide an older blob that a server out of reach
@@ -84,11 +84,10 @@ impl Finish {
         self.shard.servers.iter().filter(|id| !have.iter().any(|server| server.id == **id)).collect()
     }
 
-    fn tasks(&self, have: &[Arc<Server>]) -> Vec<Task> {
-        let from: Vec<ServerId> = have.iter().map(|server| server.id.clone()).collect();
+    fn tasks(&self, have: &[Arc<Server>], from: &[ServerId]) -> Vec<Task> {
         let origin =
             TaskOrigin { shard: &self.shard.id, key: &self.key, version: Some(self.version), id: &self.id };
-        self.missing(have).into_iter().map(|to| origin.copy(&from, to, self.length)).collect()
+        self.missing(have).into_iter().map(|to| origin.copy(from, to, self.length)).collect()
     }
 
     /// Copies to every server that lacks the blob and is `wanted`, all at once; those that take it are added to `have`.

@@ -3,10 +3,11 @@
 //! - [`serve`]: the role, started by the programs, standalone and the tests alike
 //! - `routes`: which request is what; `error`: what a client is told
 //! - `upload` -> `fanout` -> `finish`: an upload's way; `source`: its body; `placement`: where it goes
-//! - `fleet`: what is known of the servers; `tasks`: what is left for the replicators;
+//! - `fleet`: what is known of the servers; `tasks`: what is left for the replicators; `backlog`: what is not;
 //!   `usage` and `flush`: used bytes
 //! - `read`, `delete`: the other verbs; `stats`, `statsd`, `dump`: what is said about all this
 
+mod backlog;
 mod config;
 mod delete;
 mod dump;
@@ -97,6 +98,7 @@ struct Coordinator {
     servers: Arc<Servers>,
     statsd: Option<Statsd>,
     fleet: fleet::Fleet,
+    backlogs: backlog::Backlogs,
     usage: usage::Usage,
     repairs: read::Repairs,
     totals: stats::Totals,
@@ -124,6 +126,7 @@ pub async fn serve(listener: TcpListener, config: Config, deps: Deps, shutdown: 
         servers: deps.servers,
         statsd: deps.statsd,
         fleet: fleet::Fleet::default(),
+        backlogs: backlog::Backlogs::default(),
         usage: usage::Usage::default(),
         repairs: read::Repairs::default(),
         totals: stats::Totals::default(),
@@ -218,6 +221,9 @@ impl Coordinator {
             let used = |id: &_| map.shards.get(id).map_or(0, |shard| self.usage.used(shard));
             let pause = if stats.is_ok() { LOOK_AT_QUEUE_EVERY } else { LOOK_AT_LOST_QUEUE_EVERY };
             self.totals.see_queue(stats.clone());
+            if let Ok(stats) = &stats {
+                self.backlogs.see(stats, self.config.max_backlog, &*self.store).await;
+            }
             gauges.set(&map, stats.as_ref().ok(), self.totals.deficits(&map).as_ref(), used);
             if !shutdown.sleep(pause).await {
                 break;

@@ -174,9 +174,9 @@ impl Coordinator {
             return;
         }
         metrics::counter!("backpack_coordinator_read_repairs_total").increment(tasks.len() as u64);
-        let coordinator = Arc::clone(self);
+        let (coordinator, source) = (Arc::clone(self), source.id.clone());
         self.tasks.spawn(async move {
-            if let Err(error) = coordinator.push(&tasks).await {
+            if let Err(error) = coordinator.push(tasks.clone(), &[source]).await {
                 tracing::warn!(error, "a missing copy could not be queued; the next read asks again");
                 coordinator.repairs.forget(&tasks);
             }

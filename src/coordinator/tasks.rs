@@ -48,12 +48,19 @@ impl TaskOrigin<'_> {
 }
 
 impl Coordinator {
-    /// Puts tasks on the queue. The error says why they are not there.
-    pub(super) async fn push(&self, tasks: &[Task]) -> Result<(), String> {
+    /// Puts tasks on the queue, but for those of servers that are to be compared instead. `holders` have what the others lack.
+    /// The error says why they are not there.
+    pub(super) async fn push(&self, mut tasks: Vec<Task>, holders: &[ServerId]) -> Result<(), String> {
+        let (map, all) = (self.view.map(), tasks.len());
+        tasks.retain(|task| !self.backlogs.leaves_out(task, holders, &map));
+        if tasks.len() < all {
+            metrics::counter!("backpack_coordinator_tasks_left_out_total")
+                .increment((all - tasks.len()) as u64);
+        }
         if tasks.is_empty() {
             return Ok(());
         }
-        let pushed = tokio::time::timeout(QUEUE_DEADLINE, self.queue.push(tasks, Duration::ZERO)).await;
+        let pushed = tokio::time::timeout(QUEUE_DEADLINE, self.queue.push(&tasks, Duration::ZERO)).await;
         match pushed {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),

@@ -122,7 +122,7 @@ impl Scrub<'_> {
         &self,
         going: Going,
         deletes_since_ms: u64,
-        keeper: Option<&mut Keeper>,
+        mut keeper: Option<&mut Keeper>,
     ) -> Result<Going, ScrubError> {
         let asker = Asker { servers: self.servers.clone(), id: RequestId::fresh() };
         let (survey, who) = Survey::of(self.shard, self.map, &asker).await;
@@ -130,6 +130,11 @@ impl Scrub<'_> {
         if survey.listing.is_empty() || servers.len() < 2 {
             return Err(ScrubError::Nothing(who.why_nothing()));
         }
+        let behind = match &keeper {
+            // Gone on with from the middle, it says nothing of what came before.
+            Some(keeper) if going.after.is_none() => keeper.close_behind(&servers).await?,
+            _ => Vec::new(),
+        };
         let work = Work::new(self.queue.clone(), &servers).await?;
         let mut run = Run { scrub: self, asker, survey, servers, work, going, deletes_since_ms };
         run.going.found.who.add(who);
@@ -137,8 +142,11 @@ impl Scrub<'_> {
         if run.going.after.is_none() {
             run.damaged().await?;
         }
-        run.spans(keeper).await?;
+        run.spans(keeper.as_deref_mut()).await?;
         run.work.flush(&mut run.going.found).await?;
+        if let Some(keeper) = keeper {
+            keeper.end_behind(&behind).await?;
+        }
         Ok(run.going)
     }
 }

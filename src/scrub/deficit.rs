@@ -1,15 +1,18 @@
 //! The redundancy deficit: how many copies are missing, since when, and what of that nobody can know. From facts alone: the tasks on
 //! the queue, and what the last comparison of each shard saw or could not see.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
-use super::{QueueSeen, Record, queue_seen, record};
+use super::{Behind, QueueSeen, Record, behind, queue_seen, record};
 use crate::{
     cluster::{MapStore, StoreError},
-    model::{ClusterMap, Shard, ShardId},
+    model::{ClusterMap, ServerId, Shard, ShardId},
     queue::{QueueStats, TargetStats},
 };
 
@@ -21,6 +24,7 @@ const AT_ONCE: usize = 32;
 pub struct Known {
     records: BTreeMap<ShardId, Record>,
     queue: QueueSeen,
+    behind: BTreeSet<ServerId>,
 }
 
 /// What is missing in a shard.
@@ -46,7 +50,18 @@ impl Known {
         });
         let read: Vec<_> = read.collect();
         let records: Vec<Result<_, _>> = stream::iter(read).buffer_unordered(AT_ONCE).collect().await;
-        Ok(Self { records: records.into_iter().collect::<Result<_, _>>()?, queue })
+        let read = map.servers.keys().map(|server| {
+            let (server, path) = (server.clone(), behind::path(server));
+            async move { Ok::<_, StoreError>((server, decode::<Behind>(store, &path).await?)) }
+        });
+        let read: Vec<_> = read.collect();
+        let behind: Vec<Result<_, _>> = stream::iter(read).buffer_unordered(AT_ONCE).collect().await;
+        let behind: BTreeMap<_, _> = behind.into_iter().collect::<Result<_, StoreError>>()?;
+        Ok(Self {
+            records: records.into_iter().collect::<Result<_, _>>()?,
+            queue,
+            behind: behind.into_iter().filter(|(_, behind)| behind.is_behind()).map(|(id, _)| id).collect(),
+        })
     }
 
     /// All shards of a map were just compared, whole.
@@ -57,7 +72,7 @@ impl Known {
             last.found.who.compared = shard.servers.iter().cloned().collect();
             (shard.id.clone(), Record { last: Some(last), ..Record::default() })
         };
-        Self { records: map.shards.values().map(compared).collect(), queue: QueueSeen::default() }
+        Self { records: map.shards.values().map(compared).collect(), ..Self::default() }
     }
 
     /// What is missing in a shard. `queue` is `None` while it does not answer.
@@ -90,6 +105,8 @@ impl Known {
         if self.queue.lost_ms > last.began_ms {
             unsure.push("the queue lost what it held, and its servers were not compared since".to_owned());
         }
+        let behind = shard.servers.iter().filter(|id| self.behind.contains(*id));
+        unsure.extend(behind.map(|id| format!("tasks for server {id} are left out until it is compared")));
         let who = &last.found.who;
         for id in &shard.servers {
             if let Some(why) = who.left_out.get(id) {
@@ -145,6 +162,7 @@ mod tests {
         Known {
             records: [("s".parse().unwrap(), record)].into(),
             queue: QueueSeen { lost_ms, ..QueueSeen::default() },
+            behind: BTreeSet::new(),
         }
     }
 
@@ -172,6 +190,8 @@ mod tests {
         assert_eq!(unsure(&Known::default(), &["1", "2"]), ["its servers were never compared"]);
         assert!(unsure(&known(&["1", "2"], 101), &["1", "2"])[0].starts_with("the queue lost what it held"));
         assert_eq!(unsure(&known(&["1"], 0), &["1", "2"]), ["server 2 was not compared yet"]);
+        let behind = Known { behind: ["2".parse().unwrap()].into(), ..known(&["1", "2"], 0) };
+        assert_eq!(unsure(&behind, &["1", "2"]), ["tasks for server 2 are left out until it is compared"]);
         let without = known(&["1", "2"], 0).deficit(&shard(&["1", "2"]), None);
         assert_eq!((without.missing, without.unsure.len()), (None, 1));
     }

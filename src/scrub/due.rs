@@ -20,6 +20,8 @@ pub(super) struct Servers {
     pub live: BTreeSet<ServerId>,
     /// When the one was started that was started last, milliseconds since 1970.
     pub started_ms: u64,
+    /// One of them is behind, and has caught up with the tasks that were kept for it.
+    pub is_behind: bool,
     /// One of them knows of damage.
     pub is_damaged: bool,
     /// When the queue was last seen to have lost what it held; 0: never.
@@ -55,6 +57,9 @@ pub(super) fn due(record: &Record, servers: &Servers, every: Duration, now_ms: u
     let was_there = |id: &&ServerId| who.compared.contains(*id) || who.asked.contains(*id);
     if servers.live.iter().any(|id| !was_there(&id)) {
         return Some("a server is back that was left out");
+    }
+    if servers.is_behind {
+        return Some("tasks for a server were left out");
     }
     servers.is_damaged.then_some("a server has damage")
 }
@@ -114,9 +119,12 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_seen_to_soon_but_not_all_the_time() {
+    fn damage_and_tasks_left_out_are_seen_to_soon_but_not_all_the_time() {
         let damaged = Servers { is_damaged: true, ..servers() };
-        assert!(is_due(&record(10, 6), &damaged) && !is_due(&record(10, 4), &damaged));
+        let behind = Servers { is_behind: true, ..servers() };
+        for servers in [damaged, behind] {
+            assert!(is_due(&record(10, 6), &servers) && !is_due(&record(10, 4), &servers));
+        }
     }
 
     #[test]

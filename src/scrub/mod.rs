@@ -5,11 +5,13 @@
 //! - `verdict`: what is to be done about one key (pure)
 //! - `span`: which ranges of keys differ, by their digests (pure); `pages`: what servers say, page by page
 //! - [`Deficit`]: how many copies are missing, and what of that nobody can know
+//! - [`Behind`]: servers for which no more tasks are kept
 //! - [`QueueSeen`]: whether the queue lost what it held
 //! - [`Record`]: what is known of a shard's comparisons, kept in the map store by a [`Keeper`]
 //! - [`schedule`]: comparisons that nobody asks for; `due`: when (pure)
 //! - `survey`: what each server can be asked; `work`: tasks on their way to the queue
 
+mod behind;
 mod compare;
 mod deficit;
 mod due;
@@ -23,6 +25,7 @@ mod survey;
 mod verdict;
 mod work;
 
+pub use behind::{Behind, LEAVE_OUT_FOR};
 pub use compare::{Scrub, ScrubError};
 pub use deficit::{Deficit, Known, deficits};
 pub use found::{Found, Who};

@@ -8,11 +8,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Found, ScrubError};
+use super::{Behind, Found, ScrubError, behind::SETTLES_IN};
 use crate::{
     cluster::{MapStore, edit},
     daemon::unix_ms,
-    model::{Key, ShardId},
+    model::{Key, Server, ServerId, ShardId},
 };
 
 /// A comparison is taken over by others when nothing was heard of it for so long. Clocks may differ by minutes.
@@ -136,6 +136,29 @@ impl Keeper {
     /// For that shard; `by` names this process and comparison.
     pub fn new(store: Arc<dyn MapStore>, shard: ShardId, by: String) -> Self {
         Self { store, shard, by, saved: Instant::now() }
+    }
+
+    /// Says of these servers that a comparison is going to see what they lack, so that tasks are kept for them again. Those
+    /// that were behind, once nobody leaves tasks out any more.
+    pub(super) async fn close_behind(&self, servers: &[Arc<Server>]) -> Result<Vec<ServerId>, ScrubError> {
+        let mut behind = Vec::new();
+        for server in servers {
+            if Behind::close(&*self.store, &server.id, &self.by).await? {
+                behind.push(server.id.clone());
+            }
+        }
+        if !behind.is_empty() {
+            tokio::time::sleep(SETTLES_IN).await;
+        }
+        Ok(behind)
+    }
+
+    /// What they lack is on the queue.
+    pub(super) async fn end_behind(&self, servers: &[ServerId]) -> Result<(), ScrubError> {
+        for server in servers {
+            Behind::end(&*self.store, server, &self.by).await?;
+        }
+        Ok(())
     }
 
     async fn update<R>(&self, change: impl Fn(&mut Record) -> R) -> Result<R, ScrubError> {

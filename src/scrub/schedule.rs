@@ -11,7 +11,7 @@ use metrics::{counter, gauge};
 use tokio::sync::watch;
 
 use super::{
-    Found, Keeper, QueueSeen, Record, Scrub, ScrubError,
+    Behind, Found, Keeper, QueueSeen, Record, Scrub, ScrubError, behind,
     due::{self, due},
     record,
 };
@@ -21,7 +21,7 @@ use crate::{
     daemon::{Shutdown, unix_ms},
     http::RequestId,
     model::{ClusterMap, Server, ServerId, Shard, ShardId},
-    queue::Queue,
+    queue::{Queue, QueueStats, TargetStats},
 };
 
 /// With several replicators the first one that sees what is due takes it. A look costs each server one short answer.
@@ -30,6 +30,9 @@ const DEFAULT_LOOK_SECONDS: u64 = 30;
 const SPREAD: f64 = 0.3;
 /// Records and servers asked for at the same time.
 const AT_ONCE: usize = 32;
+
+/// A server with fewer tasks than this has caught up.
+const CAUGHT_UP: u64 = 10_000;
 
 /// When servers are compared.
 #[derive(Debug, Clone, clap::Args)]
@@ -108,7 +111,9 @@ impl Schedule {
         let started = self.started(&map).await;
         let damaged = self.damaged(&map).await;
         // Without a queue nothing could be done about what is found.
-        let queue = QueueSeen::update(&*self.deps.store, &self.deps.queue.stats().await?).await?;
+        let stats = self.deps.queue.stats().await?;
+        let queue = QueueSeen::update(&*self.deps.store, &stats).await?;
+        let behind = self.behind(&map, &stats).await;
         self.known.retain(|shard, _| map.shards.contains_key(shard));
         let mut shards: Vec<&Arc<Shard>> = map.shards.values().collect();
         // Replicators that begin at the same moment begin with different ones.
@@ -119,6 +124,7 @@ impl Schedule {
                 live: shard.servers.iter().filter(|id| map.live.contains(*id)).cloned().collect(),
                 started_ms: shard.servers.iter().filter_map(|id| started.get(id)).copied().max().unwrap_or(0),
                 queue_lost_ms: queue.lost_ms,
+                is_behind: shard.servers.iter().any(|id| behind.contains(id)),
                 is_damaged: shard.servers.iter().any(|id| damaged.contains(id)),
             };
             let is_due = |record: &Record| due(record, &servers, self.every, unix_ms());
@@ -152,6 +158,21 @@ impl Schedule {
             }
         };
         let asked: Vec<_> = map.live.iter().map(ask).collect();
+        stream::iter(asked).buffer_unordered(AT_ONCE).filter_map(ready).collect().await
+    }
+
+    /// Servers for which tasks were left out, and that have done most of those that were kept: so they are up.
+    async fn behind(&self, map: &ClusterMap, stats: &QueueStats) -> BTreeSet<ServerId> {
+        let ask = |id: &ServerId| {
+            let (id, path) = (id.clone(), behind::path(id));
+            async move {
+                let entry = self.deps.store.get(&path).await.ok()??;
+                let behind: Behind = serde_json::from_slice(&entry.data).ok()?;
+                behind.is_behind().then_some(id)
+            }
+        };
+        let backlog = |id: &ServerId| stats.targets.get(id).map_or(0, TargetStats::backlog);
+        let asked: Vec<_> = map.servers.keys().filter(|id| backlog(id) < CAUGHT_UP).map(ask).collect();
         stream::iter(asked).buffer_unordered(AT_ONCE).filter_map(ready).collect().await
     }
 

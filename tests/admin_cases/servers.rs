@@ -121,11 +121,14 @@ fn status_shows_the_cluster_and_what_needs_attention() {
     says("No server of shard 2 answers");
     says("does not answer: cannot connect");
     says("Tasks of server 2 are paused, 1 wait");
-    assert_eq!(attention.len(), 4, "{attention:?}");
+    says("Shard 1 may lack copies that nobody knows of: its servers were never compared");
+    assert_eq!(attention.len(), 6, "{attention:?}");
+    assert!(text.contains("\nMissing copies: 1, the oldest for"), "{text}");
 
     let json = cluster.json("status", "");
     assert_eq!(json["servers"][0]["announced"], true);
     assert_eq!(json["servers"][3]["up"], false);
     assert_eq!(json["queue"]["backlog"], 1);
-    assert_eq!(json["attention"].as_array().unwrap().len(), 4);
+    assert_eq!(json["attention"].as_array().unwrap().len(), 6);
+    assert_eq!(json["deficits"]["1"]["missing"], 1);
 }

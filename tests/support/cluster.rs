@@ -41,12 +41,13 @@ pub struct ClusterBuilder {
     coordinators: usize,
     replicators: usize,
     watch: bool,
+    env: Vec<(&'static str, &'static str)>,
 }
 
 impl ClusterBuilder {
     /// Two Redis servers, one coordinator, one replicator, nginx, and no shard yet.
     pub fn new() -> Self {
-        Self { shards: Vec::new(), coordinators: 1, replicators: 1, watch: false }
+        Self { shards: Vec::new(), coordinators: 1, replicators: 1, watch: false, env: TIMES.to_vec() }
     }
 
     /// Adds an enabled shard of 100 GiB. Shards and servers are numbered from 1.
@@ -72,6 +73,12 @@ impl ClusterBuilder {
         self
     }
 
+    /// Coordinators and replicators have this in their environment.
+    pub fn env(mut self, name: &'static str, value: &'static str) -> Self {
+        self.env.push((name, value));
+        self
+    }
+
     /// nginx follows the maps.
     pub fn watch(mut self) -> Self {
         self.watch = true;
@@ -81,6 +88,7 @@ impl ClusterBuilder {
     /// Starts it; everything is ready when this returns.
     pub fn start(self) -> Cluster {
         let mut cluster = Cluster::start_stores();
+        cluster.env = self.env;
         cluster.admin.ok("coordinator-init", [QUEUE_KEY, &cluster.redis_addrs()]);
         for (servers, pool) in &self.shards {
             let ids: Vec<_> = servers.iter().map(|kind| cluster.start_server(*kind)).collect();
@@ -112,6 +120,7 @@ pub struct Cluster {
     pub redis: Vec<Redis>,
     /// What exists.
     pub zookeeper: ZooKeeper,
+    env: Vec<(&'static str, &'static str)>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -133,6 +142,7 @@ impl Cluster {
             shards: Vec::new(),
             redis,
             zookeeper,
+            env: TIMES.to_vec(),
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
                 .enable_all()
@@ -169,7 +179,7 @@ impl Cluster {
     pub fn start_coordinator(&mut self) {
         let port = free_port().to_string();
         let args = [&self.zookeeper.addr(), ROOT, "127.0.0.1", &port];
-        let daemon = Daemon::start_with_env(env!("CARGO_BIN_EXE_backpack-coordinator"), args, &TIMES);
+        let daemon = Daemon::start_with_env(env!("CARGO_BIN_EXE_backpack-coordinator"), args, &self.env);
         self.coordinators.push(Service::new(daemon, format!("127.0.0.1:{port}")));
     }
 
@@ -177,7 +187,7 @@ impl Cluster {
     pub fn start_replicator(&mut self) {
         let addr = format!("127.0.0.1:{}", free_port());
         let args = [&self.zookeeper.addr(), ROOT, "--listen", &addr];
-        let daemon = Daemon::start_with_env(env!("CARGO_BIN_EXE_backpack-replicator"), args, &TIMES);
+        let daemon = Daemon::start_with_env(env!("CARGO_BIN_EXE_backpack-replicator"), args, &self.env);
         self.replicators.push(Service::new(daemon, addr));
     }
 
