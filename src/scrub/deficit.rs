@@ -98,6 +98,8 @@ impl Known {
         if shard.servers.len() < 2 {
             return unsure;
         }
+        let behind = shard.servers.iter().filter(|id| self.behind.contains(*id));
+        unsure.extend(behind.map(|id| format!("tasks for server {id} are left out until it is compared")));
         let Some(last) = self.records.get(&shard.id).and_then(|record| record.last.as_ref()) else {
             unsure.push("its servers were never compared".to_owned());
             return unsure;
@@ -105,8 +107,6 @@ impl Known {
         if self.queue.lost_ms > last.began_ms {
             unsure.push("the queue lost what it held, and its servers were not compared since".to_owned());
         }
-        let behind = shard.servers.iter().filter(|id| self.behind.contains(*id));
-        unsure.extend(behind.map(|id| format!("tasks for server {id} are left out until it is compared")));
         let who = &last.found.who;
         for id in &shard.servers {
             if let Some(why) = who.left_out.get(id) {
