@@ -20,7 +20,7 @@ use crate::{
         view::View,
     },
     coordinator,
-    daemon::Shutdown,
+    daemon::{Shutdown, VersionClock},
     model::{QueueInfo, Server, ServerId, ShardId},
     node,
     queue::{FollowQueue, MeteredQueue, QueueArgs, QueueOptions},
@@ -113,7 +113,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         replicator::Config::default().check().map_err(|complaints| anyhow!(complaints.join("; ")))?;
     let replicator = tokio::spawn(replicator::serve(settings, replicator_deps, middle.clone()));
     say_what_to_try(&config, &nodes_listen);
-    let deps = coordinator::Deps { store, view, queue, servers, statsd: None };
+    let deps =
+        coordinator::Deps { store, view, queue, servers, statsd: None, clock: VersionClock::default() };
     coordinator::serve(listeners.coordinator, config.coordinator, deps, front).await;
 
     middle.begin();

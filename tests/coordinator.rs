@@ -9,7 +9,7 @@ use std::time::Duration;
 use backpack::{daemon::unix_ms, model::Version};
 use coordinator_support::{Cluster, Member};
 use support::{
-    http::{Request, exchange},
+    http::{Reply, Request, exchange},
     original_node::Fault,
     wait::eventually,
 };
@@ -428,16 +428,86 @@ async fn a_write_that_cannot_begin_again_says_that_a_newer_version_is_there() {
     // It knows of the other clock now.
     assert_eq!(cluster.put("/k", large.clone()).send().await.unwrap().status, 200);
     assert_eq!(cluster.get("/1:k").await, large);
+}
 
-    put_from_the_future(&cluster, "/far", 48 * AN_HOUR).await;
-    let put = cluster.put("/far", body(10)).send().await.unwrap();
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_more_than_a_day_ahead_is_not_followed() {
+    let cluster = Cluster::start(&[&[Member::Node]]).await;
+    let behind = cluster.add_coordinator(-2 * 24 * 60 * MINUTES_MS).await;
+    assert_eq!(cluster.put("/far", b"newer".to_vec()).send().await.unwrap().status, 200);
+    let put = Request::put(&behind, "/far", body(10)).send().await.unwrap();
     assert_eq!(put.status, 409, "{}", put.text());
     assert!(put.text().contains("clocks"), "{}", put.text());
-    let delete = Request::new("DELETE", &cluster.addr, "/1:far").send().await.unwrap();
+    let delete = Request::new("DELETE", &behind, "/1:far").send().await.unwrap();
     assert_eq!(delete.status, 409, "{}", delete.text());
-    assert_eq!(cluster.get("/1:far").await, b"older");
+    assert_eq!(cluster.get("/1:far").await, b"newer");
     // Other keys have nothing to do with it.
-    assert_eq!(cluster.put("/other", body(10)).send().await.unwrap().status, 200);
+    assert_eq!(Request::put(&behind, "/other", body(10)).send().await.unwrap().status, 200);
+}
+
+/// The version that a write or a read answered with.
+fn version_of(reply: &Reply) -> Version {
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    reply.header("x-backpack-version").unwrap().parse().unwrap()
+}
+
+const MINUTES_MS: i64 = 60_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overwrite_is_what_is_read_though_it_came_by_a_coordinator_whose_clock_is_behind() {
+    let cluster = Cluster::start(&[&[Member::Node, Member::Node]]).await;
+    let coordinators =
+        [cluster.add_coordinator(7 * MINUTES_MS).await, cluster.add_coordinator(-5 * MINUTES_MS).await];
+    for round in 0..10 {
+        for (coordinator, addr) in coordinators.iter().enumerate() {
+            let text = format!("{round} by {coordinator}").into_bytes();
+            let put = Request::put(addr, "/k", text.clone()).header("x-backpack-write", "all");
+            assert_eq!(put.send().await.unwrap().status, 200);
+            for addr in coordinators.iter().chain([&cluster.addr]) {
+                assert_eq!(Request::get(addr, "/1:k").send().await.unwrap().body, text);
+            }
+        }
+    }
+    let delete =
+        Request::new("DELETE", &coordinators[1], "/1:k").header("x-backpack-write", "all").send().await;
+    assert_eq!(delete.unwrap().status, 204);
+    for addr in &coordinators {
+        assert_eq!(Request::get(addr, "/1:k").send().await.unwrap().status, 410);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn coordinators_hear_of_a_clock_that_is_ahead_from_the_servers() {
+    let cluster = Cluster::start(&[&[Member::Node, Member::Node]]).await;
+    for (round, by_delete) in [false, true].into_iter().enumerate() {
+        let ahead = cluster.add_coordinator((round as i64 + 1) * 7 * MINUTES_MS).await;
+        // Every server meets the clock that is ahead; the other coordinator writes other keys.
+        let put = Request::put(&ahead, "/a", body(9)).header("x-backpack-write", "all");
+        let seen = version_of(&put.send().await.unwrap());
+        if by_delete {
+            let delete = Request::new("DELETE", &cluster.addr, "/1:b").send().await.unwrap();
+            assert_eq!(delete.status, 204);
+        } else {
+            assert!(version_of(&cluster.put("/b", body(9)).send().await.unwrap()) < seen);
+        }
+        assert!(version_of(&cluster.put("/c", body(9)).send().await.unwrap()) > seen);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_is_newer_than_what_its_coordinator_gave_to_read() {
+    let cluster = Cluster::start(&[&[Member::Node]]).await;
+    for (round, deleted) in [false, true].into_iter().enumerate() {
+        let ahead = cluster.add_coordinator((round as i64 + 1) * 7 * MINUTES_MS).await;
+        let (key, target) = (format!("/{round}"), format!("/1:{round}"));
+        let held = version_of(&Request::put(&ahead, &key, body(9)).send().await.unwrap());
+        if deleted {
+            assert_eq!(Request::new("DELETE", &ahead, &target).send().await.unwrap().status, 204);
+        }
+        Request::get(&cluster.addr, &target).send().await.unwrap();
+        // Another key, of which no server could say that something newer is there.
+        assert!(version_of(&cluster.put("/another", body(9)).send().await.unwrap()) > held);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

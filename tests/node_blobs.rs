@@ -5,7 +5,10 @@ mod support;
 
 use std::sync::atomic::Ordering;
 
-use backpack::model::{Checksum, Version};
+use backpack::{
+    daemon::unix_ms,
+    model::{Checksum, Version},
+};
 use node_double::TestNode;
 use serde_json::Value;
 use support::{
@@ -14,6 +17,7 @@ use support::{
 };
 
 const VERSION: &str = "X-Backpack-Version";
+const CLOCK: &str = "X-Backpack-Clock";
 const REPLACED: &str = "X-Backpack-Replaced";
 const CHECKSUM: &str = "x-amz-checksum-crc64nvme";
 /// Bigger than two chunks of a streamed read, and not a multiple of them.
@@ -48,6 +52,47 @@ impl TestNode {
 
 fn bytes(count: usize) -> Vec<u8> {
     (0..count).map(|n| (n * 31 % 251) as u8).collect()
+}
+
+/// A version given now by a clock that is so many hours ahead.
+fn hours_ahead(hours: u64) -> String {
+    Version::from_parts(unix_ms() + hours * 3_600_000, 1).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_more_than_a_day_in_the_future_is_refused_and_changes_nothing() {
+    let node = TestNode::start().await;
+    let far = [(VERSION, hours_ahead(25))];
+    let far = far.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let held = node.put("/k", "held", &[]).await;
+    for key in ["/k", "/new"] {
+        for refused in [node.put(key, "far", &far).await, node.delete(key, &far).await] {
+            assert_eq!(refused.status, 400, "{}", refused.text());
+            assert!(refused.text().contains("clocks"), "{}", refused.text());
+        }
+    }
+    assert_eq!(node.get("/new", &[]).await.status, 404);
+    let kept = node.get("/k", &[]).await;
+    assert_eq!((kept.text().as_str(), kept.header(VERSION)), ("held", held.header(VERSION)));
+    // The key can still be written, also by those who bring no version.
+    assert_eq!(node.put("/k", "next", &[]).await.status, 204);
+    assert_eq!(node.get("/k", &[]).await.text(), "next");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_follows_the_versions_it_takes_and_says_how_far() {
+    let node = TestNode::start().await;
+    let ahead = hours_ahead(23);
+    let put = node.put("/k", "ahead", &[(VERSION, ahead.as_str())]).await;
+    assert_eq!((put.status, put.header(CLOCK)), (201, Some(ahead.as_str())));
+    // An older write of another key: this is how its coordinator hears of the other clock.
+    let other = node.put("/other", "now", &[(VERSION, version(1).as_str())]).await;
+    assert_eq!((other.status, other.header(CLOCK)), (201, Some(ahead.as_str())));
+    let deleted = node.delete("/other", &[(VERSION, version(2).as_str())]).await;
+    assert_eq!((deleted.status, deleted.header(CLOCK)), (204, Some(ahead.as_str())));
+    let own = node.put("/k", "newer", &[]).await;
+    assert!(own.status == 204 && own.header(VERSION) > Some(ahead.as_str()), "{own:?}");
+    assert_eq!(node.get("/k", &[]).await.text(), "newer");
 }
 
 #[tokio::test(flavor = "multi_thread")]

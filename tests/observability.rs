@@ -16,8 +16,8 @@ use backpack::{
         self, MapStore, StoreOptions,
         edit::{self, NewShard},
     },
-    daemon::install_tls_provider,
-    model::{QueueInfo, QueueServer, Server},
+    daemon::{install_tls_provider, unix_ms},
+    model::{QueueInfo, QueueServer, Server, Version},
 };
 use support::{
     daemon::Daemon,
@@ -289,6 +289,33 @@ async fn metrics_statsd_and_logs_tell_of_known_traffic() {
     check_metrics(&system, id).await;
     check_logs(&system, id);
     check_statsd(&system);
+    check_clock(&system).await;
+}
+
+/// A version from a clock that is an hour ahead reaches the nodes.
+async fn check_clock(system: &System) {
+    let version = Version::from_parts(unix_ms() + 3_600_000, 1).to_string();
+    for node in &system.node_addrs {
+        assert_eq!(Metrics::of(node).await.sum("backpack_node_clock_ahead_seconds", &[]), 0.0);
+        let put = Request::put(node, "/ahead", b"x".to_vec()).header("x-backpack-version", &version);
+        assert_eq!(put.send().await.unwrap().status, 201);
+    }
+    let warning = "versions are ahead of this machine's clock";
+    assert_eq!(system.coordinator.log().matches(warning).count(), 0);
+    assert_eq!(Request::put(&system.addr, "/another", b"x".to_vec()).send().await.unwrap().status, 200);
+    let is_ahead = async |addr: &str, name: &str| {
+        let ahead_s = Metrics::of(addr).await.sum(name, &[]);
+        // It shrinks while the machine's clock goes on.
+        ahead_s > 3000.0 && ahead_s <= 3600.0
+    };
+    eventually("it is measured", WITHIN, async || {
+        is_ahead(&system.addr, "backpack_coordinator_clock_ahead_seconds").await
+            && is_ahead(&system.node_addrs[0], "backpack_node_clock_ahead_seconds").await
+            && is_ahead(&system.node_addrs[1], "backpack_node_clock_ahead_seconds").await
+            && system.coordinator.log().contains(warning)
+    })
+    .await;
+    assert_eq!(system.coordinator.log().matches(warning).count(), 1);
 }
 
 async fn check_metrics(system: &System, id: &str) {

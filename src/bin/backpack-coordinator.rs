@@ -7,7 +7,7 @@ use backpack::{
     client::Servers,
     cluster::{self, StoreArgs, view::View},
     coordinator::{self, Config, Deps, Statsd},
-    daemon::{Shutdown, program, shutdown::DEFAULT_DRAIN},
+    daemon::{Shutdown, VersionClock, program, shutdown::DEFAULT_DRAIN},
     queue::{FollowQueue, MeteredQueue, QueueArgs},
     telemetry::log::LogArgs,
 };
@@ -55,7 +55,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let address = format!("{}:{}", args.listen_host, args.listen_port);
     let listener = TcpListener::bind(&address).await.with_context(|| format!("listen on {address}"))?;
     tracing::info!(address, zk = args.zk_servers, root = args.zk_root, "coordinator listens");
-    let deps = Deps { store, view, queue, servers: Arc::new(Servers::default()), statsd };
+    let servers = Arc::new(Servers::default());
+    let deps = Deps { store, view, queue, servers, statsd, clock: VersionClock::default() };
     coordinator::serve(listener, args.config, deps, shutdown).await;
     Ok(())
 }

@@ -13,6 +13,8 @@ use crate::{
 pub struct Deleted {
     /// The version it holds now; greater than the one sent if a newer blob stayed. Only our own nodes say.
     pub version: Option<Version>,
+    /// The greatest version it has met. Only our own nodes say.
+    pub clock: Option<Version>,
     /// Bytes of the blob that is gone. Only our own nodes say.
     pub replaced: u64,
 }
@@ -34,6 +36,7 @@ impl Servers {
             StatusCode::OK | StatusCode::NO_CONTENT | StatusCode::NOT_FOUND | StatusCode::GONE => {
                 Ok(Deleted {
                     version: headers::get(response.headers(), headers::VERSION),
+                    clock: headers::get(response.headers(), headers::CLOCK),
                     replaced: headers::get(response.headers(), headers::REPLACED).unwrap_or(0),
                 })
             }

@@ -38,6 +38,8 @@ pub struct Stored {
     pub created: bool,
     /// The version it holds now; greater than the one sent if it already had a newer one. Only our own nodes say.
     pub version: Option<Version>,
+    /// The greatest version it has met. Only our own nodes say.
+    pub clock: Option<Version>,
     /// Bytes of the older blob that was replaced. Only our own nodes say.
     pub replaced: u64,
     /// The checksum of what it received. Only our own nodes say.
@@ -170,6 +172,7 @@ fn read_stored(status: StatusCode, from: &HeaderMap) -> Stored {
     Stored {
         created: status == StatusCode::CREATED,
         version: headers::get(from, headers::VERSION),
+        clock: headers::get(from, headers::CLOCK),
         replaced: headers::get(from, headers::REPLACED).unwrap_or(0),
         checksum: headers::get(from, headers::CHECKSUM),
     }

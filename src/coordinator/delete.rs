@@ -116,6 +116,9 @@ impl Delete<'_> {
             Ok(deleted) => {
                 coordinator.fleet.succeeded(&server.id);
                 self.freed = self.freed.max(deleted.replaced);
+                if let Some(seen) = deleted.clock {
+                    coordinator.clock.follow(seen);
+                }
                 if let Some(held) = deleted.version.filter(|held| *held > self.version) {
                     return Err(held);
                 }

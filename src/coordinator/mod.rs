@@ -5,9 +5,11 @@
 //! - `upload` -> `fanout` -> `finish`: an upload's way; `source`: its body; `placement`: where it goes
 //! - `fleet`: what is known of the servers; `tasks`: what is left for the replicators; `backlog`: what is not;
 //!   `usage` and `flush`: used bytes
-//! - `read`, `delete`: the other verbs; `stats`, `statsd`, `dump`: what is said about all this
+//! - `read`, `delete`: the other verbs; `clock`: whether the coordinators' clocks agree
+//! - `stats`, `statsd`, `dump`: what is said about all this
 
 mod backlog;
+mod clock;
 mod config;
 mod delete;
 mod dump;
@@ -88,6 +90,8 @@ pub struct Deps {
     pub servers: Arc<Servers>,
     /// Where statsd metrics go, if anywhere.
     pub statsd: Option<Statsd>,
+    /// Gives the versions.
+    pub clock: VersionClock,
 }
 
 struct Coordinator {
@@ -130,7 +134,7 @@ pub async fn serve(listener: TcpListener, config: Config, deps: Deps, shutdown: 
         usage: usage::Usage::default(),
         repairs: read::Repairs::default(),
         totals: stats::Totals::default(),
-        clock: VersionClock::default(),
+        clock: deps.clock,
         batches: flush::Batches::default(),
         tasks: TaskTracker::new(),
     });
@@ -148,6 +152,7 @@ pub async fn serve(listener: TcpListener, config: Config, deps: Deps, shutdown: 
     workers.spawn(coordinator.clone().watch_queue(shutdown.clone(), conditions.queue));
     workers.spawn(coordinator.clone().send_gauges(shutdown.clone()));
     workers.spawn(coordinator.clone().watch_comparisons(shutdown.clone()));
+    workers.spawn(coordinator.clone().watch_clock(shutdown.clone()));
     let running = conditions.running;
     let stopping = shutdown.clone();
     workers.spawn(async move {

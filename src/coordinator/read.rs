@@ -108,10 +108,14 @@ impl Coordinator {
             match self.fetch(&server, &key, &method, &conditions, id).await {
                 Ok(Answered::Blob(blob)) => {
                     self.fleet.succeeded(&server.id);
+                    self.read_version(blob.version());
                     self.repair(&shard, &key, blob.version(), &server, lacking, id);
                     return Ok(pass_on(blob, &method));
                 }
-                Ok(Answered::Deleted(version)) => return Ok(gone(version)),
+                Ok(Answered::Deleted(version)) => {
+                    self.read_version(version);
+                    return Ok(gone(version));
+                }
                 Err(ServerError::Missing) => lacking.push(server),
                 Err(ServerError::Precondition) => return Err(RequestError::Precondition),
                 Err(error) => {
@@ -127,6 +131,13 @@ impl Coordinator {
             Err(RequestError::Missing(shard.id.clone()))
         } else {
             Err(RequestError::NoAnswer(tried))
+        }
+    }
+
+    /// Whoever read this and writes here then means to write something newer.
+    fn read_version(&self, version: Option<Version>) {
+        if let Some(version) = version {
+            self.clock.follow(version);
         }
     }
 

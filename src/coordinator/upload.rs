@@ -15,7 +15,6 @@ use super::{
     usage::Reservation,
 };
 use crate::{
-    daemon::unix_ms,
     http::{Answer, RequestBody, RequestId, headers, verify::Expected},
     model::{ClusterMap, Key, Meta, PoolName, Shard, ShardId, Version, WriteLevel, size},
 };
@@ -133,6 +132,9 @@ impl Coordinator {
                 stored => break (version, stored?),
             }
         };
+        for seen in reached.stored.iter().filter_map(|(_, stored)| stored.clock) {
+            self.clock.follow(seen);
+        }
         let finish = Finish {
             wanted: order.level.copies(shard.servers.len()),
             length: source.length(),
@@ -149,11 +151,9 @@ impl Coordinator {
     /// A server holds a newer version than this coordinator gave: another one's clock is ahead, or a write came in between.
     pub(super) fn follow(&self, held: Version) {
         metrics::counter!("backpack_coordinator_superseded_total").increment(1);
-        let ahead_ms = held.unix_ms().saturating_sub(unix_ms());
-        if ahead_ms > 0 {
-            tracing::warn!(%held, ahead_ms, "a server holds a version from the future: the coordinators' clocks differ");
+        if !self.clock.follow(held) {
+            tracing::warn!(%held, "a server holds a version more than a day in the future: its key cannot be written before");
         }
-        self.clock.follow(held);
     }
 
     /// Streams the body to a shard that takes it.

@@ -11,20 +11,32 @@ pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// A version farther in the future than this is a mistake (a clock set by the wrong time zone is off by less), and must
-/// not carry every later version with it.
+/// A version farther in the future than this is a mistake (a clock set by the wrong time zone is off by less). It must not
+/// carry every later version with it, nor may a key have it: until that day nobody could overwrite or delete the key.
 const MAX_AHEAD_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// Gives versions, each greater than the one before, even when the wall clock is set back.
+/// Gives versions, each greater than the one before and than those it was told of: a hybrid logical clock. So what happens
+/// later gets the greater version even when the wall clock is set back or another machine's is ahead.
 #[derive(Debug, Default)]
 pub struct VersionClock {
+    /// How far the wall clock is off.
+    off_ms: i64,
     last: Mutex<Option<Version>>,
 }
 
 impl VersionClock {
+    /// A clock on a machine whose wall clock is off by that many milliseconds: for tests.
+    pub fn off_by(off_ms: i64) -> Self {
+        Self { off_ms, last: Mutex::default() }
+    }
+
+    fn wall_ms(&self) -> u64 {
+        unix_ms().saturating_add_signed(self.off_ms)
+    }
+
     /// The next version.
     pub fn next(&self) -> Version {
-        let fresh = Version::from_parts(unix_ms(), fastrand::u128(..));
+        let fresh = Version::from_parts(self.wall_ms(), fastrand::u128(..));
         let mut last = self.last.lock();
         let next = match *last {
             Some(last) if last >= fresh => last.next().unwrap_or(fresh),
@@ -34,13 +46,25 @@ impl VersionClock {
         next
     }
 
-    /// Takes note of a version that another clock gave: from now on all are greater. One that lies more than a day in the
-    /// future is not followed.
-    pub fn follow(&self, seen: Version) {
-        if seen.unix_ms() <= unix_ms().saturating_add(MAX_AHEAD_MS) {
+    /// Takes note of a version that another clock gave: from now on all are greater. `false`: it lies more than
+    /// a day in the future, and is not followed.
+    pub fn follow(&self, seen: Version) -> bool {
+        let may = seen.unix_ms() <= self.wall_ms().saturating_add(MAX_AHEAD_MS);
+        if may {
             let mut last = self.last.lock();
             *last = (*last).max(Some(seen));
         }
+        may
+    }
+
+    /// The greatest version it gave or was told of.
+    pub fn last(&self) -> Option<Version> {
+        *self.last.lock()
+    }
+
+    /// How far that version is ahead of the wall clock: 0 where clocks agree, else at most what they differ by.
+    pub fn ahead_ms(&self) -> u64 {
+        self.last().map_or(0, |last| last.unix_ms().saturating_sub(self.wall_ms()))
     }
 }
 
@@ -71,11 +95,12 @@ mod tests {
     fn follows_a_clock_that_is_ahead_but_not_one_that_is_wrong() {
         let clock = VersionClock::default();
         let ahead = Version::from_parts(unix_ms() + 3_600_000, 7);
-        clock.follow(ahead);
-        clock.follow(Version::from_parts(1, 1));
+        assert_eq!(clock.ahead_ms(), 0);
+        assert!(clock.follow(ahead) && clock.follow(Version::from_parts(1, 1)));
         assert!(clock.next() > ahead);
+        assert!((1..=3_600_000).contains(&clock.ahead_ms()));
         let wrong = Version::from_parts(unix_ms() + 2 * MAX_AHEAD_MS, 0);
-        clock.follow(wrong);
+        assert!(!clock.follow(wrong));
         assert!(clock.next() < wrong);
     }
 }

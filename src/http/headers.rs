@@ -6,6 +6,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// A blob's version, on requests between our parts and on every answer about a blob.
 pub const VERSION: HeaderName = HeaderName::from_static("x-backpack-version");
+/// The greatest version a node has met, whatever its key: how coordinators hear of clocks that are ahead of theirs.
+pub const CLOCK: HeaderName = HeaderName::from_static("x-backpack-clock");
 /// What a coordinator reached: `1/2`.
 pub const COPIES: HeaderName = HeaderName::from_static("x-backpack-copies");
 /// The write level an upload asks for: `one`, `quorum`, `all`.

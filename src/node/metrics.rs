@@ -56,6 +56,12 @@ impl Metrics {
         self.gets.add_bytes(bytes as u64);
     }
 
+    /// Sets the gauge of how far versions are ahead of this machine's clock.
+    pub fn show_clock(&self, ahead_ms: u64) {
+        gauge!("backpack_node_clock_ahead_seconds", "node" => self.node.clone())
+            .set(ahead_ms as f64 / 1000.0);
+    }
+
     /// Sets the gauges to the engine's totals.
     pub fn show(&self, usage: &Usage) {
         let set =

@@ -98,12 +98,13 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) -> Res
     let serving = readiness.condition("serving");
     let watch = Watch::new(&readiness, live.as_ref().map(|live| live.store.link()));
     let metrics = Arc::new(Metrics::new(name.into()));
+    let clock = Arc::new(VersionClock::default());
     let http_limits = limits.http.clone();
     let node = Node {
         storage: storage.clone(),
         limits,
         metrics: metrics.clone(),
-        clock: VersionClock::default(),
+        clock: clock.clone(),
         started: Instant::now(),
     };
     let server = Server { handler: Arc::new(node), readiness, limits: http_limits };
@@ -129,7 +130,8 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) -> Res
         stop.begin();
     };
     tracing::info!(%addr, node = metrics.node(), "node serves");
-    tokio::join!(server.serve(listener, stop.clone()), watch.run(&*storage, &metrics, &stop), presence);
+    let watch = watch.run(&*storage, &metrics, &clock, &stop);
+    tokio::join!(server.serve(listener, stop.clone()), watch, presence);
     storage.close().await
 }
 
@@ -138,7 +140,7 @@ struct Node {
     storage: Arc<dyn Storage>,
     limits: Limits,
     metrics: Arc<Metrics>,
-    clock: VersionClock,
+    clock: Arc<VersionClock>,
     started: Instant,
 }
 

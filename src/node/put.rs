@@ -45,7 +45,7 @@ pub async fn put(
         Before::Older { .. } => StatusCode::NO_CONTENT,
         Before::Newer(_) => StatusCode::OK,
     };
-    let mut answer = answer(status, version, &written);
+    let mut answer = answer(node, status, version, &written);
     headers::set(answer.headers_mut(), headers::CHECKSUM, written.checksum);
     Ok(answer)
 }
@@ -74,15 +74,14 @@ pub async fn delete(node: &Node, key: &Key, headers: &HeaderMap) -> Result<Answe
         Before::Newer(held) if held > version => StatusCode::OK,
         _ => StatusCode::NO_CONTENT,
     };
-    Ok(answer(status, version, &written))
+    Ok(answer(node, status, version, &written))
 }
 
 /// The version the request brings, or a new one.
 fn version(node: &Node, headers: &HeaderMap) -> Result<Version, Refusal> {
-    match headers.get(headers::VERSION) {
-        Some(value) => Ok(String::from_utf8_lossy(value.as_bytes()).parse()?),
-        None => Ok(node.clock.next()),
-    }
+    let Some(value) = headers.get(headers::VERSION) else { return Ok(node.clock.next()) };
+    let version = String::from_utf8_lossy(value.as_bytes()).parse()?;
+    if node.clock.follow(version) { Ok(version) } else { Err(Refusal::FarFuture(version)) }
 }
 
 async fn check_conditions(node: &Node, key: &Key, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -102,14 +101,17 @@ async fn check_conditions(node: &Node, key: &Key, headers: &HeaderMap) -> Result
     }
 }
 
-/// Says what the key holds now, and how many bytes are gone for it.
-fn answer(status: StatusCode, version: Version, written: &Written) -> Answer {
+/// Says what the key holds now, how many bytes are gone for it, and how far the versions of all keys are.
+fn answer(node: &Node, status: StatusCode, version: Version, written: &Written) -> Answer {
     let mut answer = reply::empty(status);
     let held = match written.before {
         Before::Newer(held) => held,
         Before::Nothing | Before::Older { .. } | Before::OlderTombstone => version,
     };
     head::write_version(held, answer.headers_mut());
+    if let Some(last) = node.clock.last() {
+        headers::set(answer.headers_mut(), headers::CLOCK, last);
+    }
     if let Before::Older { length } = written.before {
         headers::set(answer.headers_mut(), headers::REPLACED, length);
     }

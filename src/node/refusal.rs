@@ -21,6 +21,11 @@ pub enum Refusal {
     /// The version sent is none.
     #[error("x-backpack-version: {0}")]
     Version(#[from] VersionError),
+    /// The version sent would keep the key from being written for more than a day.
+    #[error(
+        "x-backpack-version: {0} is more than a day in the future; see that the clocks of coordinators and nodes agree"
+    )]
+    FarFuture(Version),
     /// The metadata cannot be kept.
     #[error(transparent)]
     Meta(#[from] MetaError),
@@ -63,9 +68,12 @@ impl Refusal {
     /// The status that fits.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Key(_) | Self::Version(_) | Self::Meta(_) | Self::PartialPut | Self::Query(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Key(_)
+            | Self::Version(_)
+            | Self::FarFuture(_)
+            | Self::Meta(_)
+            | Self::PartialPut
+            | Self::Query(_) => StatusCode::BAD_REQUEST,
             Self::Verify(error) => error.status(),
             Self::Body(error) => error.status(),
             Self::Precondition(_) => StatusCode::PRECONDITION_FAILED,
@@ -97,6 +105,9 @@ impl Refusal {
                 error @ (StorageError::Full | StorageError::ReadOnly(_) | StorageError::Lost(_)),
             ) => {
                 tracing::warn!(request_id = %id, %key, %error, "refused");
+            }
+            Self::FarFuture(version) => {
+                tracing::warn!(request_id = %id, %key, %version, "refused a version more than a day in the future");
             }
             other => tracing::debug!(request_id = %id, %key, reason = %other, "refused"),
         }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::metrics::Metrics;
 use crate::{
     cluster::Link,
-    daemon::Shutdown,
+    daemon::{Shutdown, VersionClock},
     storage::Storage,
     telemetry::health::{Condition, Readiness},
 };
@@ -31,8 +31,15 @@ impl Watch {
     }
 
     /// Looks again and again, at once when the link to the map store changes, until the shutdown begins.
-    pub async fn run(mut self, storage: &dyn Storage, metrics: &Metrics, shutdown: &Shutdown) {
+    pub async fn run(
+        mut self,
+        storage: &dyn Storage,
+        metrics: &Metrics,
+        clock: &VersionClock,
+        shutdown: &Shutdown,
+    ) {
         while !shutdown.begun() {
+            metrics.show_clock(clock.ahead_ms());
             self.look(storage, metrics);
             tokio::select! {
                 _ = shutdown.sleep(LOOK_EVERY) => {}

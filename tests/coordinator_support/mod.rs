@@ -5,7 +5,7 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::SeqCst},
     time::Duration,
 };
@@ -19,7 +19,7 @@ use backpack::{
         view::View,
     },
     coordinator::{self, Config, Deps},
-    daemon::{Shutdown, install_tls_provider},
+    daemon::{Shutdown, VersionClock, install_tls_provider},
     model::{QueueInfo, Server, ServerId, ShardId, Task},
     node,
     queue::{CLAIM_LEASE, EmbeddedQueue, Filter, Queue},
@@ -57,7 +57,7 @@ pub struct Cluster {
     /// Of the coordinator; the nodes go on until the test ends.
     shutdown: Shutdown,
     serving: Option<JoinHandle<()>>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 #[derive(Parser)]
@@ -127,21 +127,16 @@ impl Cluster {
         let queue_dir = dir.path().join("queue");
         let inner = Arc::new(EmbeddedQueue::open(&queue_dir, CLAIM_LEASE).unwrap());
         let queue = Arc::new(WatchedQueue::new(inner));
-        let view = View::start(store.clone(), shutdown.child());
-        view.loaded().await;
-        let mut config = Flags::parse_from(["coordinator", "--flush", "50"]).config;
-        config.spool_dir = dir.path().to_owned();
-        let deps = Deps {
-            store: store.clone(),
-            view,
-            queue: queue.clone(),
-            servers: Arc::new(Servers::default()),
-            statsd: None,
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap().to_string();
-        let serving = tokio::spawn(coordinator::serve(listener, config, deps, shutdown.clone()));
-        Self { addr, nodes, originals, store, queue, shutdown, serving: Some(serving), _dir: dir }
+        let (addr, serving) =
+            start_coordinator(&store, &queue, VersionClock::default(), dir.path(), &shutdown).await;
+        let serving = Some(serving);
+        Self { addr, nodes, originals, store, queue, shutdown, serving, dir }
+    }
+
+    /// Another coordinator, whose machine's clock is off by so much. Its address; it ends with the first one.
+    pub async fn add_coordinator(&self, off_ms: i64) -> String {
+        let clock = VersionClock::off_by(off_ms);
+        start_coordinator(&self.store, &self.queue, clock, self.dir.path(), &self.shutdown).await.0
     }
 
     /// An upload.
@@ -207,6 +202,30 @@ impl Cluster {
         self.shutdown.begin();
         self.serving.take().unwrap().await.unwrap();
     }
+}
+
+async fn start_coordinator(
+    store: &Arc<dyn MapStore>,
+    queue: &Arc<WatchedQueue>,
+    clock: VersionClock,
+    spool_dir: &Path,
+    shutdown: &Shutdown,
+) -> (String, JoinHandle<()>) {
+    let view = View::start(store.clone(), shutdown.child());
+    view.loaded().await;
+    let mut config = Flags::parse_from(["coordinator", "--flush", "50"]).config;
+    config.spool_dir = spool_dir.to_owned();
+    let deps = Deps {
+        store: store.clone(),
+        view,
+        queue: queue.clone(),
+        servers: Arc::new(Servers::default()),
+        statsd: None,
+        clock,
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    (addr, tokio::spawn(coordinator::serve(listener, config, deps, shutdown.clone())))
 }
 
 async fn start_node(data: PathBuf, shutdown: Shutdown) -> SocketAddr {
