@@ -180,6 +180,18 @@ impl Index {
         }
     }
 
+    /// Puts an entry in if there is none under that hash: `false` if there is.
+    pub fn put_first(&self, hash: u64, entry: Entry, file: Option<FileRef>) -> bool {
+        let (part, hash) = self.part(hash);
+        let mut part = part.write();
+        let is_first = part.table.candidates(hash).is_empty();
+        if is_first {
+            part.table.insert(Slot::new(hash, entry));
+            part.files.extend(file.map(|file| (entry.place, file)));
+        }
+        is_first
+    }
+
     /// Takes an entry out; `false` if it is not there.
     pub fn remove(&self, hash: u64, place: Place) -> bool {
         let (part, hash) = self.part(hash);

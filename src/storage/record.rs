@@ -172,9 +172,20 @@ impl<'a> Head<'a> {
         if seal.sum(offset, head).to_le_bytes() != fixed[4..8] {
             return Err(HeadError::Invalid);
         }
-        let (key, rest) = head[FIXED_BYTES..].split_at(lengths.key);
+        Ok(Self::of(fixed, &lengths, &head[FIXED_BYTES..]))
+    }
+
+    /// Reads a head that was decoded before, so that its checksum need not be compared again.
+    pub fn decode_again(bytes: &'a [u8]) -> Option<Self> {
+        let fixed = bytes.first_chunk::<FIXED_BYTES>()?;
+        let lengths = Lengths::of(fixed)?;
+        Some(Self::of(fixed, &lengths, bytes.get(FIXED_BYTES..lengths.head())?))
+    }
+
+    fn of(fixed: &[u8; FIXED_BYTES], lengths: &Lengths, rest: &'a [u8]) -> Self {
+        let (key, rest) = rest.split_at(lengths.key);
         let (pairs, extra) = rest.split_at(lengths.pairs);
-        Ok(Self {
+        Self {
             kind: lengths.kind,
             starts_batch: fixed[3] & STARTS_BATCH != 0,
             version: Version::from_bytes(array(&fixed[8..])),
@@ -183,7 +194,7 @@ impl<'a> Head<'a> {
             key,
             pairs,
             extra,
-        })
+        }
     }
 
     /// Bytes of the head.

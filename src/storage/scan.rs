@@ -73,8 +73,8 @@ impl<'v> Scan<'v> {
         };
         self.window.served += 1;
         let bytes = self.window.at(start, head_len, self.end)?;
-        // Decoded twice because a borrow of the window cannot be returned and moved on in one function.
-        let Ok(head) = Head::decode(bytes, self.seal, start) else {
+        // Twice because a borrow of the window cannot be returned and moved on in one function.
+        let Some(head) = Head::decode_again(bytes) else {
             return Err(io::Error::other("the volume changed while it was read"));
         };
         self.position = start + head.record_length();

@@ -141,10 +141,12 @@ struct Met {
 
 impl Met {
     fn of(volume: &Volume, offset: u64, head: &Head<'_>) -> Self {
-        let place = Place::new(volume.number, offset);
-        let entry = Entry::new(place, head.length(), head.data_len, head.kind);
-        Self { key: head.key.to_vec(), entry, facts: Facts::of(head) }
+        Self { key: head.key.to_vec(), entry: entry_of(volume, offset, head), facts: Facts::of(head) }
     }
+}
+
+fn entry_of(volume: &Volume, offset: u64, head: &Head<'_>) -> Entry {
+    Entry::new(Place::new(volume.number, offset), head.length(), head.data_len, head.kind)
 }
 
 impl<'a> Recovery<'a> {
@@ -254,7 +256,7 @@ impl<'a> Recovery<'a> {
             match step {
                 Step::Record { offset, head } => {
                     sound_end = offset + head.record_length();
-                    self.take(Met::of(volume, offset, &head));
+                    self.take(head.key, entry_of(volume, offset, &head), Facts::of(&head));
                     (self.on_read)(head.record_length(), self.to_read);
                 }
                 Step::Damaged { end: damaged, .. } if damaged == end && end < expected => {}
@@ -278,26 +280,28 @@ impl<'a> Recovery<'a> {
 
     /// Takes a record into the index if it is the newest of its key. Of two equal ones the later is the better: it
     /// was written because the other was damaged.
-    fn take(&mut self, met: Met) {
-        let Met { key, entry, facts, .. } = met;
+    fn take(&mut self, key: &[u8], entry: Entry, facts: Facts) {
         if entry.kind == Kind::Gap {
             return;
         }
-        let hash = self.hash(&key);
+        let hash = self.hash(key);
         if let Some(file) = facts.file {
             self.next_file = self.next_file.max(file.id.saturating_add(1));
             self.unsynced_files.push(file.id);
         }
-        // The saved index may know more than it must.
-        if self.index.holds(hash, entry.place) {
-            return;
+        let mut old = None;
+        if !self.index.put_first(hash, entry, facts.file) {
+            // The saved index may know more than it must.
+            if self.index.holds(hash, entry.place) {
+                return;
+            }
+            old = current(&self.index, &self.volumes, hash, key, None);
+            let rank = |facts: &Facts| (facts.version, facts.kind == Kind::Tombstone);
+            if old.and_then(|old| old.facts).is_some_and(|old| rank(&old) > rank(&facts)) {
+                return;
+            }
+            self.index.put(hash, old.map(|old| old.entry.place), entry, facts.file);
         }
-        let old = current(&self.index, &self.volumes, hash, &key, None);
-        let rank = |facts: &Facts| (facts.version, facts.kind == Kind::Tombstone);
-        if old.and_then(|old| old.facts).is_some_and(|old| rank(&old) > rank(&facts)) {
-            return;
-        }
-        self.index.put(hash, old.map(|old| old.entry.place), entry, facts.file);
         self.volumes.now_live(entry.place, entry.record_bound());
         if let Some(old) = old {
             self.volumes.now_dead(old.entry.place, old.entry.record_bound());

@@ -89,14 +89,14 @@ impl Recovery<'_> {
                     (self.on_read)(head.record_length(), self.to_read);
                     match self.tail_record(volume, offset, &head)? {
                         Ok(()) => {
-                            self.take(met);
+                            self.take(&met.key, met.entry, met.facts);
                             end = record_end;
                         }
                         Err(Wrong::Unreadable) => {
                             self.met_unreadable(volume, &mut doubtful);
                             let _ =
                                 self.damage.found(self.hash(&met.key), met.entry.place, Wrong::Unreadable);
-                            self.take(met);
+                            self.take(&met.key, met.entry, met.facts);
                             (end, unsure) = (record_end, record_end);
                         }
                         Err(_) => doubtful.push(Doubtful { start: offset, end: record_end, met: Some(met) }),
@@ -140,7 +140,7 @@ impl Recovery<'_> {
         if met.facts.file.is_none() {
             let _ = self.damage.found(self.hash(&met.key), met.entry.place, Wrong::Checksum);
         }
-        self.take(met);
+        self.take(&met.key, met.entry, met.facts);
     }
 
     /// Covers what a crash left between whole records, so that it is never met again.
