@@ -73,6 +73,8 @@ impl ScrubShards {
                 only: self.server.as_ref(),
                 servers: servers.clone(),
                 queue: queue.clone() as Option<Arc<dyn Queue>>,
+                // Somebody looks on, who can end it.
+                patience: Duration::MAX,
                 progress: &|found| lines.now_and_then(found),
             };
             let started = Instant::now();

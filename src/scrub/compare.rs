@@ -1,6 +1,6 @@
 //! One comparison of one shard.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::{join_all, try_join_all};
 
@@ -47,6 +47,14 @@ pub enum ScrubError {
     /// There are not two servers that could be compared.
     #[error("{0}")]
     Nothing(String),
+    /// A server has as many tasks as the queue should hold. It goes on when some are done.
+    #[error(
+        "server {server} has as many tasks waiting as the queue should hold: run it again when they are done"
+    )]
+    NoRoom {
+        /// Which.
+        server: ServerId,
+    },
     /// Another process goes on with it.
     #[error("another process took this comparison over")]
     TakenOver,
@@ -64,6 +72,8 @@ pub struct Scrub<'a> {
     pub servers: Arc<Servers>,
     /// Where tasks go; `None`: nowhere, only counted.
     pub queue: Option<Arc<dyn Queue>>,
+    /// So long it is waited until the queue has room for more tasks of a server.
+    pub patience: Duration,
     /// Told now and then what was found so far.
     pub progress: &'a (dyn Fn(&Found) + Send + Sync),
 }
@@ -96,8 +106,12 @@ impl Scrub<'_> {
                 Ok(going.found)
             }
             Err(ScrubError::TakenOver) => Err(ScrubError::TakenOver),
+            Err(error @ ScrubError::NoRoom { .. }) => {
+                keeper.leave(None).await;
+                Err(error)
+            }
             Err(error) => {
-                keeper.fail(&error.to_string()).await;
+                keeper.leave(Some(&error.to_string())).await;
                 Err(error)
             }
         }
@@ -135,7 +149,7 @@ impl Scrub<'_> {
             Some(keeper) if going.after.is_none() => keeper.close_behind(&servers).await?,
             _ => Vec::new(),
         };
-        let work = Work::new(self.queue.clone(), &servers).await?;
+        let work = Work::new(self.queue.clone(), &servers, self.patience).await?;
         let mut run = Run { scrub: self, asker, survey, servers, work, going, deletes_since_ms };
         run.going.found.who.add(who);
         // Gone on with, it was asked for already.
@@ -192,21 +206,34 @@ impl Run<'_> {
         while let Some(span) = spans.next().await? {
             // What servers that cannot list hold, digests do not say.
             if span.differs() || !self.survey.asked.is_empty() {
-                self.keys(&asker, &listing, &span).await?;
+                self.keys(&asker, &listing, &span, keeper.as_deref_mut()).await?;
+            } else {
+                self.going.found.keys += span.keys();
             }
-            self.going.found.keys += span.keys();
-            self.going.after = span.until;
-            (self.scrub.progress)(&self.going.found);
-            if let Some(keeper) = keeper.as_mut().filter(|keeper| keeper.is_due()) {
-                self.work.flush(&mut self.going.found).await?;
-                keeper.save(&self.going).await?;
-            }
+            self.passed(span.until, keeper.as_deref_mut()).await?;
+        }
+        Ok(())
+    }
+
+    /// All up to that key was compared.
+    async fn passed(&mut self, key: Option<Key>, keeper: Option<&mut Keeper>) -> Result<(), ScrubError> {
+        self.going.after = key;
+        (self.scrub.progress)(&self.going.found);
+        if let Some(keeper) = keeper.filter(|keeper| keeper.is_due()) {
+            self.work.flush(&mut self.going.found).await?;
+            keeper.save(&self.going).await?;
         }
         Ok(())
     }
 
     /// Goes over a span key by key.
-    async fn keys(&mut self, asker: &Asker, listing: &[Arc<Server>], span: &Span) -> Result<(), ScrubError> {
+    async fn keys(
+        &mut self,
+        asker: &Asker,
+        listing: &[Arc<Server>],
+        span: &Span,
+        mut keeper: Option<&mut Keeper>,
+    ) -> Result<(), ScrubError> {
         let mut keys = Keys::of(asker, listing, span);
         loop {
             let mut batch = Vec::with_capacity(LOOKS_AT_ONCE);
@@ -217,8 +244,12 @@ impl Run<'_> {
             }
             let is_last = batch.len() < LOOKS_AT_ONCE;
             self.look(asker, &mut batch).await?;
-            for (key, held) in batch {
-                self.judge(&key, &held).await?;
+            for (key, held) in &batch {
+                self.judge(key, held).await?;
+            }
+            self.going.found.keys += batch.len() as u64;
+            if let Some((last, _)) = batch.pop() {
+                self.passed(Some(last), keeper.as_deref_mut()).await?;
             }
             if is_last {
                 return Ok(());

@@ -23,7 +23,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(10);
 const RESUME_WITHIN: Duration = Duration::from_secs(24 * 3600);
 /// Writes that were on their way while a comparison began may have been seen by some servers and not by others. Uploads and
 /// copies take less than this, and clocks are closer to each other.
-const IN_FLIGHT: Duration = Duration::from_secs(3600);
+pub(super) const IN_FLIGHT: Duration = Duration::from_secs(3600);
 
 /// Where a shard's record stands.
 pub fn path(shard: &ShardId) -> String {
@@ -200,14 +200,14 @@ impl Keeper {
         .await
     }
 
-    /// Leaves it where it was last saved, for others to go on with.
-    pub(super) async fn fail(&self, why: &str) {
+    /// Leaves it where it was last saved, for others to go on with: at once, or later because something failed.
+    pub(super) async fn leave(&self, failed: Option<&str>) {
         let now = unix_ms();
         let left = self.change_own(|record| {
             if let Some(going) = &mut record.going {
                 going.heard_ms = 0;
             }
-            record.failed = Some(Failed { at_ms: now, why: why.to_owned() });
+            record.failed = failed.map(|why| Failed { at_ms: now, why: why.to_owned() });
         });
         // Without it the others wait for the lease.
         if let Err(error) = left.await {

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, future::ready, stream};
@@ -31,6 +31,10 @@ const SPREAD: f64 = 0.3;
 /// Records and servers asked for at the same time.
 const AT_ONCE: usize = 32;
 
+/// A shard whose server gets many copies does not hold up the others: it is gone on with at the next look.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The only server of a shard is told so often that nobody else needs its deletes.
+const TELL_ALONE_EVERY: Duration = Duration::from_secs(3600);
 /// A server with fewer tasks than this has caught up.
 const CAUGHT_UP: u64 = 10_000;
 
@@ -82,7 +86,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) {
     }
     let every = Duration::from_secs(u64::from(config.scrub_hours) * 3600);
     let by = RequestId::fresh().as_str().to_owned();
-    let mut schedule = Schedule { every, by, deps, known: HashMap::new() };
+    let mut schedule = Schedule { every, by, deps, known: HashMap::new(), told_alone: None };
     let look_every = Duration::from_secs(config.scrub_look_seconds);
     while shutdown.sleep(look_every.mul_f64(1.0 + SPREAD * (fastrand::f64() - 0.5))).await {
         tokio::select! {
@@ -102,12 +106,18 @@ struct Schedule {
     deps: Deps,
     /// The records as they were last read. What others did since can only put off what is due.
     known: HashMap<ShardId, Record>,
+    /// When servers that are alone were last told that nobody else needs their deletes.
+    told_alone: Option<Instant>,
 }
 
 impl Schedule {
     /// Compares all that is due.
     async fn look(&mut self) -> Result<(), ScrubError> {
         let map = self.deps.map.borrow().clone();
+        if self.told_alone.is_none_or(|told| told.elapsed() >= TELL_ALONE_EVERY) {
+            self.tell_alone(&map).await;
+            self.told_alone = Some(Instant::now());
+        }
         let started = self.started(&map).await;
         let damaged = self.damaged(&map).await;
         // Without a queue nothing could be done about what is found.
@@ -191,6 +201,24 @@ impl Schedule {
         stream::iter(asked).buffer_unordered(AT_ONCE).filter_map(ready).collect().await
     }
 
+    /// Tells servers that are alone in their shard that no other server needs their deletes.
+    async fn tell_alone(&self, map: &ClusterMap) {
+        let id = RequestId::fresh();
+        let before_ms = unix_ms().saturating_sub(record::IN_FLIGHT.as_millis() as u64);
+        let is_alone = |server: &&ServerId| {
+            let mut shards = map.shards.values().filter(|shard| shard.servers.contains(server)).peekable();
+            shards.peek().is_some() && shards.all(|shard| shard.servers.len() == 1)
+        };
+        let alone = map.servers.keys().filter(is_alone);
+        let tell = alone.filter_map(|server| map.servers.get(server)).map(|server| {
+            let (server, id, servers) = (server.clone(), id.clone(), &self.deps.servers);
+            // One that is not told, or is no node of ours, keeps them, or has none.
+            async move { drop(servers.settle_deletes(&server, before_ms, &id).await) }
+        });
+        let tell: Vec<_> = tell.collect();
+        stream::iter(tell).buffer_unordered(AT_ONCE).for_each(ready).await;
+    }
+
     async fn compare(&self, map: &ClusterMap, shard: &Shard, why: &str) {
         let Deps { store, queue, servers, .. } = &self.deps;
         let scrub = Scrub {
@@ -199,6 +227,7 @@ impl Schedule {
             only: None,
             servers: servers.clone(),
             queue: Some(queue.clone()),
+            patience: PATIENCE,
             progress: &|_| {},
         };
         tracing::info!(shard = %shard.id, why, "the servers of a shard are compared");
@@ -206,7 +235,7 @@ impl Schedule {
         match scrub.run(keeper).await {
             Ok(found) => note(shard, &found),
             // It has its reasons, and they stand in the record.
-            Err(error @ (ScrubError::TakenOver | ScrubError::Nothing(_))) => {
+            Err(error @ (ScrubError::TakenOver | ScrubError::Nothing(_) | ScrubError::NoRoom { .. })) => {
                 tracing::debug!(shard = %shard.id, %error, "a shard was not compared");
             }
             Err(error) => {

@@ -1,6 +1,10 @@
 //! Tasks on their way to the queue: each once, and no more than the queue should hold.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -27,11 +31,16 @@ pub(super) struct Work {
     /// Hashes of the identities of tasks that are on the queue.
     known: HashSet<u128>,
     waiting: Vec<Task>,
+    patience: Duration,
 }
 
 impl Work {
     /// Reads what is on the queue for these servers.
-    pub async fn new(queue: Option<Arc<dyn Queue>>, targets: &[Arc<Server>]) -> Result<Self, ScrubError> {
+    pub async fn new(
+        queue: Option<Arc<dyn Queue>>,
+        targets: &[Arc<Server>],
+        patience: Duration,
+    ) -> Result<Self, ScrubError> {
         let mut known = HashSet::new();
         if let Some(queue) = &queue {
             let stats = queue.stats().await?;
@@ -44,7 +53,7 @@ impl Work {
                 known.extend(listed.iter().map(|listed| identity(&listed.task)));
             }
         }
-        Ok(Self { queue, known, waiting: Vec::new() })
+        Ok(Self { queue, known, waiting: Vec::new(), patience })
     }
 
     /// Takes a task, unless it is on the queue.
@@ -57,18 +66,20 @@ impl Work {
         if self.waiting.len() >= BATCH { self.flush(found).await } else { Ok(()) }
     }
 
-    /// Pushes what was collected, once the queue has room for it.
+    /// Pushes what was collected, once the queue has room for it. If it has none for long, what was collected is found again.
     pub async fn flush(&mut self, found: &mut Found) -> Result<(), ScrubError> {
         let tasks = std::mem::take(&mut self.waiting);
         let Some(queue) = self.queue.as_ref().filter(|_| !tasks.is_empty()) else { return Ok(()) };
         let targets: HashSet<&ServerId> = tasks.iter().map(|task| &task.to).collect();
+        let began = Instant::now();
         loop {
             let stats = queue.stats().await?;
             let is_full = |target: &&ServerId| {
                 stats.targets.get(*target).is_some_and(|stats| stats.backlog() >= MAX_BACKLOG)
             };
-            if !targets.iter().any(is_full) {
-                break;
+            let Some(full) = targets.iter().find(|target| is_full(target)) else { break };
+            if began.elapsed() >= self.patience {
+                return Err(ScrubError::NoRoom { server: (*full).clone() });
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Bound,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
@@ -31,6 +31,8 @@ pub struct Memory {
     pub commits: std::sync::Arc<Semaphore>,
     /// Most bytes that one read was asked for.
     pub largest_read: std::sync::Arc<AtomicUsize>,
+    /// Deletes made before that were settled.
+    pub settled_ms: AtomicU64,
     /// Compaction was told to pause.
     pub paused: AtomicBool,
     /// The scrub was told to pause.
@@ -60,6 +62,7 @@ impl Default for Memory {
     fn default() -> Self {
         Self {
             entries: Default::default(),
+            settled_ms: AtomicU64::new(0),
             full: Default::default(),
             read_only: Default::default(),
             damaged_from: Default::default(),
@@ -183,7 +186,9 @@ impl Storage for Memory {
         self.scrub_paused.store(paused, Ordering::SeqCst);
     }
 
-    fn settle_deletes(&self, _before_ms: u64) {}
+    fn settle_deletes(&self, before_ms: u64) {
+        self.settled_ms.store(before_ms, Ordering::SeqCst);
+    }
 
     fn start_scrub(&self) {
         self.scrubs.fetch_add(1, Ordering::SeqCst);

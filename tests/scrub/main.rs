@@ -1,12 +1,17 @@
 //! The scrub between servers: what servers of a shard lack is found by digests, queued exactly, and made.
 
+#[path = "../node_double/mod.rs"]
+mod node_double;
 #[path = "../replicator_rig/mod.rs"]
 mod replicator_rig;
 mod rig;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering::SeqCst},
+};
 
 use backpack::{
     client::Servers,
@@ -15,6 +20,7 @@ use backpack::{
     model::{Operation, Version},
     scrub::{Going, Record, ScrubError, record_path, schedule},
 };
+use node_double::TestNode;
 use proptest::prelude::*;
 use replicator_rig::SOON;
 use rig::{Rig, version};
@@ -259,6 +265,29 @@ async fn replicators_compare_by_themselves_and_again_when_a_server_was_started()
     for running in running {
         running.await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_alone_in_its_shard_need_not_remember_deletes_for_others() {
+    let rig = Rig::without_shard(0).await;
+    let nodes = [TestNode::start().await, TestNode::start().await];
+    rig.tasks.add_server("1", &nodes[0].addr);
+    rig.tasks.add_server("2", &nodes[1].addr);
+    rig.tasks.add_shard("alone", &["1"]);
+    let shutdown = Shutdown::default();
+    let config = schedule::Config { scrub_look_seconds: 1, ..schedule::Config::default() };
+    let deps = schedule::Deps {
+        store: rig.store.clone(),
+        map: rig.tasks.follow_map(),
+        queue: rig.tasks.queue.clone(),
+        servers: Arc::new(Servers::default()),
+    };
+    let running = tokio::spawn(schedule::run(config, deps, shutdown.clone()));
+    let settled = |at: usize| nodes[at].storage.settled_ms.load(SeqCst);
+    eventually("it is told", SOON, async || settled(0) > 0).await;
+    assert_eq!(settled(1), 0, "it may have been taken out of a shard for a while");
+    shutdown.begin();
+    running.await.unwrap();
 }
 
 /// Writes to single servers: which server, key, version, whether it is a delete.

@@ -158,6 +158,7 @@ impl Rig {
             only: only.as_ref(),
             servers: Arc::new(Servers::default()),
             queue: queues.then_some(queue),
+            patience: replicator_rig::SOON,
             progress: &|_| {},
         };
         let keeper = Keeper::new(self.store.clone(), shard.id.clone(), "the test".to_owned());
