@@ -493,6 +493,7 @@ fn listings_beside_writers_miss_nothing_and_show_nothing_stale() {
     const STAYING: u64 = 200;
     const WRITERS: u64 = 4;
     const ROUNDS: u64 = 400;
+    const LISTINGS: u64 = 4;
     block_on(async {
         let home = tempfile::tempdir().unwrap();
         let engine = open(home.path());
@@ -501,14 +502,19 @@ fn listings_beside_writers_miss_nothing_and_show_nothing_stale() {
         }
         // Of each writer's key: the version that was acknowledged, and the one that was begun.
         let told: Arc<Vec<[AtomicU64; 2]>> = Arc::new((0..WRITERS).map(|_| Default::default()).collect());
+        let listings = Arc::new(AtomicU64::new(0));
         let writers = (0..WRITERS).map(|writer| {
-            let (engine, told) = (engine.clone(), told.clone());
+            let (engine, told, listings) = (engine.clone(), told.clone(), listings.clone());
             tokio::spawn(async move {
                 for n in 1..=ROUNDS {
                     told[writer as usize][1].store(n, Ordering::SeqCst);
                     put(&engine, &format!("k/{:03}/writer", writer * 50), n, 1500).await.unwrap();
                     told[writer as usize][0].store(n, Ordering::SeqCst);
                     put(&engine, &format!("x/{writer}/{n}"), n, 5).await.unwrap();
+                    // However fast writes are, some listings are made beside them.
+                    while listings.load(Ordering::SeqCst) < n * LISTINGS / ROUNDS {
+                        tokio::task::yield_now().await;
+                    }
                 }
             })
         });
@@ -522,7 +528,6 @@ fn listings_beside_writers_miss_nothing_and_show_nothing_stale() {
                 }
             }
         });
-        let mut listings = 0;
         while !writers.iter().all(tokio::task::JoinHandle::is_finished) {
             let acknowledged: Vec<u64> = told.iter().map(|of| of[0].load(Ordering::SeqCst)).collect();
             let mut found = Vec::new();
@@ -543,13 +548,13 @@ fn listings_beside_writers_miss_nothing_and_show_nothing_stale() {
                 let begun = told[writer][1].load(Ordering::SeqCst);
                 assert!((acknowledged..=begun).contains(&n), "{name}: {n}, not {acknowledged} to {begun}");
             }
-            listings += 1;
+            listings.fetch_add(1, Ordering::SeqCst);
         }
         for writer in writers {
             writer.await.unwrap();
         }
         compactor.await.unwrap();
-        assert!(listings > 3, "{listings} listings");
+        assert!(listings.load(Ordering::SeqCst) >= LISTINGS);
         assert!(engine.usage().reclaimed_bytes > 0, "volumes were removed meanwhile");
         settle(&engine);
         assert!(runs(&engine).len() <= MAX_RUNS);
