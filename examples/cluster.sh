@@ -99,8 +99,8 @@ done
 
 echo "# Set-up"
 REDIS=127.0.0.1:${REDIS_PORTS[0]},127.0.0.1:${REDIS_PORTS[1]}
-# It takes connections before it serves: asked how it is, it says its mode only when it does.
-wait_for ZooKeeper bash -c "exec 3<>/dev/tcp/127.0.0.1/$ZK_PORT; echo srvr >&3; grep -q Mode <&3"
+# It takes connections before it serves: asked how it is, it says its mode only when it does, and may never answer who asked before.
+wait_for ZooKeeper timeout 5 bash -c "exec 3<>/dev/tcp/127.0.0.1/$ZK_PORT; echo srvr >&3; grep -q Mode <&3"
 run_admin coordinator-init "$ZK" "$ROOT" backpack-queue "$REDIS"
 for id in 1 2 3 4 5 6; do
   run_admin add-server "$ZK" "$ROOT" "$id" "http://127.0.0.1:${NODE_PORTS[id - 1]}"

@@ -66,6 +66,10 @@ impl ScrubShards {
         let by = format!("backpack-admin {}", RequestId::fresh().as_str());
         let mut compared = BTreeMap::new();
         for shard in shards {
+            if shard.servers.len() < 2 {
+                compared.insert(shard.id.clone(), (Ok(None), Duration::ZERO));
+                continue;
+            }
             let lines = Lines::new(&shard.id);
             let scrub = Scrub {
                 map: &map,
@@ -79,7 +83,7 @@ impl ScrubShards {
             };
             let started = Instant::now();
             let keeper = Keeper::new(context.store.clone(), shard.id.clone(), by.clone());
-            let found = scrub.run(keeper).await.map_err(|error| error.to_string());
+            let found = scrub.run(keeper).await.map(Some).map_err(|error| error.to_string());
             compared.insert(shard.id.clone(), (found, started.elapsed()));
         }
         let report = report(&compared, self.dry_run);
@@ -124,13 +128,19 @@ impl<'a> Lines<'a> {
     }
 }
 
-fn report(compared: &BTreeMap<ShardId, (Result<Found, String>, Duration)>, dry_run: bool) -> Report {
+/// What came out of a shard: nothing where there is nothing to compare.
+type Outcome = Result<Option<Found>, String>;
+
+fn report(compared: &BTreeMap<ShardId, (Outcome, Duration)>, dry_run: bool) -> Report {
     let lines = compared.iter().map(|(shard, (found, took))| match found {
-        Ok(found) => format!("Shard {shard}: {} ({:.1} s)", sentence(found, dry_run), took.as_secs_f64()),
+        Ok(Some(found)) => {
+            format!("Shard {shard}: {} ({:.1} s)", sentence(found, dry_run), took.as_secs_f64())
+        }
+        Ok(None) => format!("Shard {shard}: it has one server, and nothing to compare it with"),
         Err(why) => format!("Shard {shard}: not compared: {why}"),
     });
     let lines: Vec<String> = lines.collect();
-    let json = |shard: &ShardId, found: &Result<Found, String>, took: &Duration| -> Value {
+    let json = |shard: &ShardId, found: &Outcome, took: &Duration| -> Value {
         match found {
             Ok(found) => json!({"shard": shard, "seconds": took.as_secs_f64(), "found": found}),
             Err(why) => json!({"shard": shard, "seconds": took.as_secs_f64(), "error": why}),
@@ -196,9 +206,13 @@ mod tests {
 
     #[test]
     fn a_shard_that_was_not_compared_says_why() {
-        let compared = [("1".parse().unwrap(), (Err("it has one server".to_owned()), Duration::ZERO))];
+        let outcomes = [("1", Err("no answer".to_owned())), ("2", Ok(None))];
+        let compared = outcomes.map(|(id, outcome)| (id.parse().unwrap(), (outcome, Duration::ZERO)));
         let report = report(&compared.into(), false);
-        assert_eq!(report.text, "Shard 1: not compared: it has one server");
-        assert_eq!(report.json["shards"][0]["error"], "it has one server");
+        let expected =
+            "Shard 1: not compared: no answer\nShard 2: it has one server, and nothing to compare it with";
+        assert_eq!(report.text, expected);
+        assert_eq!(report.json["shards"][0]["error"], "no answer");
+        assert!(report.json["shards"][1]["found"].is_null());
     }
 }

@@ -24,6 +24,9 @@ const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 pub struct DamagedLine {
     /// Where it is.
     pub place: String,
+    /// When it was found, milliseconds since 1970.
+    #[serde(default)]
+    pub found_ms: u64,
     /// Whose it is, where that is known.
     #[serde(default)]
     pub key: Option<Key>,

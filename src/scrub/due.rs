@@ -10,20 +10,23 @@ const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(600);
 /// Damage that was found, or a server that came back, is seen to so soon after the last comparison, and no sooner: what that
 /// one queued may still be on its way.
 const AGAIN_AFTER_EVENT: Duration = Duration::from_secs(300);
+/// After a comparison there is none, but for the one that is on time, for so many times as long as it took: a node that is
+/// started again and again costs the others no more than a tenth of their time.
+const REST: u32 = 10;
 
 /// What is known of a shard's servers now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Servers {
     /// All of them.
     pub all: BTreeSet<ServerId>,
-    /// Those that announce themselves.
+    /// Those that announce themselves and can be compared.
     pub live: BTreeSet<ServerId>,
     /// When the one was started that was started last, milliseconds since 1970.
     pub started_ms: u64,
     /// One of them is behind, and has caught up with the tasks that were kept for it.
     pub is_behind: bool,
-    /// One of them knows of damage.
-    pub is_damaged: bool,
+    /// When the damage was found that was found last, milliseconds since 1970; 0: there is none.
+    pub damaged_ms: u64,
     /// When the queue was last seen to have lost what it held; 0: never.
     pub queue_lost_ms: u64,
 }
@@ -44,6 +47,10 @@ pub(super) fn due(record: &Record, servers: &Servers, every: Duration, now_ms: u
     if since(last.began_ms) >= every {
         return Some("it is time");
     }
+    let rest = REST * Duration::from_millis(last.ended_ms.saturating_sub(last.began_ms));
+    if since(last.ended_ms) < rest {
+        return None;
+    }
     if servers.queue_lost_ms > last.began_ms {
         return Some("the queue lost what it held");
     }
@@ -61,7 +68,7 @@ pub(super) fn due(record: &Record, servers: &Servers, every: Duration, now_ms: u
     if servers.is_behind {
         return Some("tasks for a server were left out");
     }
-    servers.is_damaged.then_some("a server has damage")
+    (servers.damaged_ms > last.began_ms).then_some("a server found damage")
 }
 
 #[cfg(test)]
@@ -105,26 +112,30 @@ mod tests {
     #[test]
     fn a_queue_that_forgot_and_a_server_that_was_started_or_is_back_are_seen_to() {
         let lost = |ago: u64| Servers { queue_lost_ms: NOW - ago * MINUTE, ..servers() };
-        assert!(is_due(&record(10, 1), &lost(9)) && !is_due(&record(10, 1), &lost(11)));
+        assert!(is_due(&record(100, 99), &lost(9)) && !is_due(&record(10, 9), &lost(11)));
         let started = |ago: u64| Servers { started_ms: NOW - ago * MINUTE, ..servers() };
-        assert!(is_due(&record(10, 1), &started(9)) && !is_due(&record(10, 1), &started(11)));
-        let mut left_out = record(10, 6);
+        assert!(is_due(&record(100, 99), &started(9)) && !is_due(&record(10, 9), &started(11)));
+        assert!(!is_due(&record(19, 9), &started(9)), "it took ten minutes, and that is enough for now");
+        let mut left_out = record(6, 6);
         let who = &mut left_out.last.as_mut().unwrap().found.who;
         who.compared.remove(&"2".parse().unwrap());
         who.left_out.insert("2".parse().unwrap(), "does not answer".into());
         assert!(is_due(&left_out, &servers()));
         assert!(!is_due(&left_out, &Servers { live: ids(&["1"]), ..servers() }), "it is not back");
-        left_out.last.as_mut().unwrap().ended_ms = NOW - 4 * MINUTE;
+        let last = left_out.last.as_mut().unwrap();
+        (last.began_ms, last.ended_ms) = (NOW - 4 * MINUTE, NOW - 4 * MINUTE);
         assert!(!is_due(&left_out, &servers()), "not all the time");
     }
 
     #[test]
     fn damage_and_tasks_left_out_are_seen_to_soon_but_not_all_the_time() {
-        let damaged = Servers { is_damaged: true, ..servers() };
+        let damaged = Servers { damaged_ms: NOW, ..servers() };
         let behind = Servers { is_behind: true, ..servers() };
         for servers in [damaged, behind] {
-            assert!(is_due(&record(10, 6), &servers) && !is_due(&record(10, 4), &servers));
+            assert!(is_due(&record(6, 6), &servers) && !is_due(&record(4, 4), &servers));
         }
+        let old = Servers { damaged_ms: NOW - 8 * MINUTE, ..servers() };
+        assert!(!is_due(&record(6, 6), &old), "what can be done about it is done");
     }
 
     #[test]

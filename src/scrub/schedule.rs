@@ -31,6 +31,8 @@ const SPREAD: f64 = 0.3;
 /// Records and servers asked for at the same time.
 const AT_ONCE: usize = 32;
 
+/// Damage looked at: who has more is in trouble anyway, and is compared once in a while.
+const DAMAGED_LIMIT: usize = 100;
 /// A shard whose server gets many copies does not hold up the others: it is gone on with at the next look.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The only server of a shard is told so often that nobody else needs its deletes.
@@ -131,11 +133,11 @@ impl Schedule {
         for shard in shards {
             let servers = due::Servers {
                 all: shard.servers.iter().cloned().collect(),
-                live: shard.servers.iter().filter(|id| map.live.contains(*id)).cloned().collect(),
+                live: shard.servers.iter().filter(|id| can_be_compared(&map, id)).cloned().collect(),
                 started_ms: shard.servers.iter().filter_map(|id| started.get(id)).copied().max().unwrap_or(0),
                 queue_lost_ms: queue.lost_ms,
                 is_behind: shard.servers.iter().any(|id| behind.contains(id)),
-                is_damaged: shard.servers.iter().any(|id| damaged.contains(id)),
+                damaged_ms: shard.servers.iter().filter_map(|id| damaged.get(id)).copied().max().unwrap_or(0),
             };
             let is_due = |record: &Record| due(record, &servers, self.every, unix_ms());
             if self.known.get(&shard.id).is_some_and(|known| is_due(known).is_none()) {
@@ -186,14 +188,14 @@ impl Schedule {
         stream::iter(asked).buffer_unordered(AT_ONCE).filter_map(ready).collect().await
     }
 
-    /// Servers that know of damage.
-    async fn damaged(&self, map: &ClusterMap) -> BTreeSet<ServerId> {
+    /// When servers found the damage that they found last, as far as a page of it says.
+    async fn damaged(&self, map: &ClusterMap) -> BTreeMap<ServerId, u64> {
         let id = RequestId::fresh();
         let ask = |server: &Arc<Server>| {
             let (server, id, servers) = (server.clone(), id.clone(), &self.deps.servers);
             async move {
-                let page = servers.damaged(&server, None, 1, &id).await.ok()?;
-                (!page.is_empty()).then(|| server.id.clone())
+                let page = servers.damaged(&server, None, DAMAGED_LIMIT, &id).await.ok()?;
+                Some((server.id.clone(), page.iter().map(|line| line.found_ms).max()?))
             }
         };
         let live = map.servers.values().filter(|server| map.live.contains(&server.id));
@@ -244,6 +246,11 @@ impl Schedule {
             }
         }
     }
+}
+
+/// Whether a server announces itself and belongs to one shard only.
+fn can_be_compared(map: &ClusterMap, id: &ServerId) -> bool {
+    map.live.contains(id) && map.shards.values().filter(|shard| shard.servers.contains(id)).count() == 1
 }
 
 fn note(shard: &Shard, found: &Found) {
