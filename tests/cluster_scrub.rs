@@ -32,7 +32,8 @@ fn copies_that_a_lost_queue_forgot_are_made() {
         let stored = cluster.put(0, key, format!("bytes of {key}")).send_blocking().expect("an answer");
         assert_eq!(stored.status, 200, "{stored:?}");
     }
-    assert_eq!(cluster.queue_stats().backlog(), keys.len() as u64, "no copy was made yet");
+    // A comparison beside the uploads may have put a task there twice.
+    assert!(cluster.queue_stats().backlog() >= keys.len() as u64, "no copy was made yet");
     for redis in &cluster.redis {
         redis.command("FLUSHALL");
     }
@@ -70,7 +71,10 @@ fn a_server_that_is_down_for_long_fills_no_queue_and_lacks_nothing_in_the_end() 
         keys.push(key);
         left_out() >= most
     });
-    assert_eq!(cluster.queue_stats().backlog() + left_out(), keys.len() as u64);
+    assert!(
+        cluster.queue_stats().backlog() + left_out() >= keys.len() as u64,
+        "no task is lost without the mark"
+    );
     let behind = || {
         let znode = Znodes::connect(&cluster.zookeeper.addr()).get(&format!("{ROOT}/behind-2"));
         let behind: serde_json::Value =

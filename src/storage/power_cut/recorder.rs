@@ -137,6 +137,12 @@ impl Recorder {
         self.0.state.lock().plan = None;
     }
 
+    /// All files were closed. Whoever opens one now is not told of syncs that failed before, though its descriptor may have the
+    /// number of one that was to be told.
+    pub fn all_closed(&self) {
+        self.0.state.lock().untold.clear();
+    }
+
     /// How many events there are by now.
     pub fn position(&self) -> usize {
         self.0.state.lock().events.len()

@@ -199,6 +199,7 @@ impl Run {
         // It may be read-only.
         let _ = self.engine().close().await;
         self.engine = None;
+        self.recorder().all_closed();
     }
 
     fn open(&mut self) {
