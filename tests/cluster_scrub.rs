@@ -53,6 +53,7 @@ fn a_server_that_is_down_for_long_fills_no_queue_and_lacks_nothing_in_the_end() 
         .shard(&[Kind::Node, Kind::Node])
         .env("BACKPACK_COORDINATOR_MAX_BACKLOG", "20")
         .start();
+    wait_until("the shard was compared", SOON, || record(&cluster, "1")["last"].is_object());
     cluster.servers[1].kill();
     let mut keys = Vec::new();
     let left_out = || {

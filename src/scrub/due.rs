@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::Record;
+use super::{Failed, Record};
 use crate::model::ServerId;
 
 /// After a comparison that failed the next one waits: what is wrong takes people, or a while.
@@ -37,7 +37,10 @@ pub(super) fn due(record: &Record, servers: &Servers, every: Duration, now_ms: u
     if servers.all.len() < 2 || record.is_going(now_ms) {
         return None;
     }
-    if record.failed.as_ref().is_some_and(|failed| since(failed.at_ms) < AGAIN_AFTER_FAILURE) {
+    // Unless what was wrong was a server that is back.
+    let waits =
+        |failed: &Failed| since(failed.at_ms) < AGAIN_AFTER_FAILURE && servers.started_ms <= failed.at_ms;
+    if record.failed.as_ref().is_some_and(waits) {
         return None;
     }
     if record.going.is_some() {
@@ -74,7 +77,7 @@ pub(super) fn due(record: &Record, servers: &Servers, every: Duration, now_ms: u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scrub::{Failed, Found, Going, Last, Who};
+    use crate::scrub::{Found, Going, Last, Who};
 
     const MINUTE: u64 = 60_000;
     const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -150,5 +153,8 @@ mod tests {
             ..record(30 * 60, 29 * 60)
         };
         assert!(!is_due(&failed(9), &servers()) && is_due(&failed(11), &servers()));
+        let started = |ago: u64| Servers { started_ms: NOW - ago * MINUTE, ..servers() };
+        assert!(is_due(&failed(9), &started(8)), "a server was started since");
+        assert!(!is_due(&failed(9), &started(10)));
     }
 }
