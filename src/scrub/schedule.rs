@@ -60,7 +60,7 @@ pub struct Config {
     pub scrub_look_seconds: u64,
 }
 
-/// What a lost queue forgot is found within a day. A comparison costs a second of a core for a million blobs.
+/// What a lost queue forgot is found within a day. A comparison costs seconds of a core for a million blobs.
 const DEFAULT_SCRUB_HOURS: u32 = 24;
 
 impl Default for Config {
