@@ -123,7 +123,7 @@ fn count(map: &ClusterMap, shard: &Shard, answers: &BTreeMap<ServerId, Answer>) 
 
 /// How much a server holds of its only shard, or why nobody can say.
 fn holds(map: &ClusterMap, id: &ServerId, answer: Option<&Answer>) -> Result<u64, String> {
-    let shards = map.shards.values().filter(|shard| shard.servers.contains(id)).count();
+    let shards = map.shards_of(id).count();
     match answer {
         None => Err("is not in the map".to_owned()),
         Some(_) if shards > 1 => Err(format!("holds {shards} shards and cannot tell them apart")),

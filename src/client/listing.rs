@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{ServerError, Servers, error, request, uri};
@@ -48,8 +47,8 @@ impl Servers {
         limit: usize,
         id: &RequestId,
     ) -> Result<Vec<Listed>, ServerError> {
-        let after = after.map(|after| format!("&after={}", encode(after.as_str()))).unwrap_or_default();
-        self.lines(server, &format!("/-/list?limit={limit}{after}"), id).await
+        let path = format!("/-/list?limit={limit}{}", behind(after.map(Key::as_str)));
+        self.lines(server, &path, id).await
     }
 
     /// The digests of ranges of keys behind `after`, at most `limit`; the last one of all has no end. Deletes made before
@@ -62,7 +61,7 @@ impl Servers {
         deletes_since_ms: u64,
         id: &RequestId,
     ) -> Result<Vec<KeyRange>, ServerError> {
-        let after = after.map(|after| format!("&after={}", encode(after.as_str()))).unwrap_or_default();
+        let after = behind(after.map(Key::as_str));
         let path = format!("/-/digest?limit={limit}&deletes_since={deletes_since_ms}{after}");
         self.lines(server, &path, id).await
     }
@@ -75,8 +74,7 @@ impl Servers {
         limit: usize,
         id: &RequestId,
     ) -> Result<Vec<DamagedLine>, ServerError> {
-        let after = after.map(|after| format!("&after={}", encode(after))).unwrap_or_default();
-        self.lines(server, &format!("/-/damaged?limit={limit}{after}"), id).await
+        self.lines(server, &format!("/-/damaged?limit={limit}{}", behind(after)), id).await
     }
 
     /// Tells a server that deletes made before that are known to all that need them. One that keeps none need not know.
@@ -108,12 +106,7 @@ impl Servers {
             StatusCode::OK | StatusCode::NOT_FOUND => return Err(ServerError::Unsupported(status.as_u16())),
             _ => return Err(error::from_answer(response).await),
         }
-        let body = Limited::new(response.into_body(), MAX_PAGE_BYTES).collect();
-        let body = tokio::time::timeout(self.timeouts.answer, body)
-            .await
-            .map_err(|_| ServerError::Stalled(self.timeouts.answer))?
-            .map_err(|error| ServerError::Broken(error.to_string()))?;
-        read(&body.to_bytes())
+        read(&self.whole_body(response, MAX_PAGE_BYTES).await?)
     }
 }
 
@@ -121,6 +114,11 @@ fn read<T: DeserializeOwned>(body: &Bytes) -> Result<Vec<T>, ServerError> {
     let lines = body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let read = lines.map(serde_json::from_slice).collect::<Result<_, _>>();
     read.map_err(|error| ServerError::WrongBytes(format!("a line of the listing makes no sense: {error}")))
+}
+
+/// The parameter that asks for what lies behind that.
+fn behind(after: Option<&str>) -> String {
+    after.map(|after| format!("&after={}", encode(after))).unwrap_or_default()
 }
 
 /// Percent-encodes a value of a query.

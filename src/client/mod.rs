@@ -21,7 +21,9 @@ mod watched;
 
 use std::{collections::HashSet, time::Duration};
 
+use bytes::Bytes;
 use http::{Method, Request, Response, Uri};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{self, Client},
@@ -100,6 +102,20 @@ impl Servers {
         };
         let (http, unpooled) = (client(IDLE_PER_SERVER), client(0));
         Self { http, unpooled, timeouts, without_head: RwLock::default() }
+    }
+
+    /// The whole body of an answer, which must not be longer than that.
+    async fn whole_body(
+        &self,
+        response: Response<Incoming>,
+        most_bytes: usize,
+    ) -> Result<Bytes, ServerError> {
+        let body = Limited::new(response.into_body(), most_bytes).collect();
+        let body = tokio::time::timeout(self.timeouts.answer, body)
+            .await
+            .map_err(|_| ServerError::Stalled(self.timeouts.answer))?
+            .map_err(|error| ServerError::Broken(error.to_string()))?;
+        Ok(body.to_bytes())
     }
 
     /// Sends a request without a body and waits for the answer's head.

@@ -1,7 +1,6 @@
 //! What a server says about itself: `/stats`.
 
 use http::{Method, StatusCode};
-use http_body_util::{BodyExt, Limited};
 
 use super::{ServerError, Servers, error, request, uri};
 use crate::{http::RequestId, model::Server};
@@ -16,12 +15,7 @@ impl Servers {
         if response.status() != StatusCode::OK {
             return Err(error::from_answer(response).await);
         }
-        let body = Limited::new(response.into_body(), MAX_STATS_BYTES).collect();
-        let body = tokio::time::timeout(self.timeouts.answer, body)
-            .await
-            .map_err(|_| ServerError::Stalled(self.timeouts.answer))?
-            .map_err(|error| ServerError::Broken(error.to_string()))?;
-        serde_json::from_slice(&body.to_bytes())
+        serde_json::from_slice(&self.whole_body(response, MAX_STATS_BYTES).await?)
             .map_err(|error| ServerError::WrongBytes(format!("/stats is no JSON: {error}")))
     }
 }

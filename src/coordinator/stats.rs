@@ -140,7 +140,7 @@ impl Stats {
             queue_error: queue.as_ref().err().cloned(),
             dead_letters: known.map(QueueStats::dead),
             // Of what the map's servers lack, not of servers that are gone.
-            missing_copies: deficits.as_ref().and_then(missing),
+            missing_copies: deficits.as_ref().and_then(|shards| shards.values().map(Deficit::lacking).sum()),
             unsure_shards: deficits
                 .map(|shards| shards.values().filter(|shard| !shard.unsure.is_empty()).count()),
             oldest_task_seconds: oldest.map(|ms| unix_ms().saturating_sub(ms) as f64 / 1000.0),
@@ -149,11 +149,6 @@ impl Stats {
             version: env!("CARGO_PKG_VERSION"),
         }
     }
-}
-
-/// Copies and deletes missing in all shards, those that were given up included.
-fn missing(deficits: &BTreeMap<ShardId, Deficit>) -> Option<u64> {
-    deficits.values().map(|deficit| Some(deficit.missing? + deficit.given_up?)).sum()
 }
 
 const MISSING_COPIES: &str = "backpack_shard_missing_copies";
@@ -188,11 +183,9 @@ impl Gauges {
         for (id, deficit) in deficits.into_iter().flatten() {
             let unsure = f64::from(!deficit.unsure.is_empty());
             self.labelled("backpack_shard_deficit_unsure", "shard", id, unsure);
-            let Deficit { missing: Some(missing), given_up: Some(given_up), oldest_ms, .. } = deficit else {
-                continue;
-            };
-            let age = oldest_ms.map_or(0.0, |ms| unix_ms().saturating_sub(ms) as f64 / 1000.0);
-            self.labelled(MISSING_COPIES, "shard", id, (missing + given_up) as f64);
+            let Some(lacking) = deficit.lacking() else { continue };
+            let age = deficit.oldest_ms.map_or(0.0, |ms| unix_ms().saturating_sub(ms) as f64 / 1000.0);
+            self.labelled(MISSING_COPIES, "shard", id, lacking as f64);
             self.labelled(OLDEST_MISSING_COPY, "shard", id, age);
         }
         match queue {

@@ -33,6 +33,11 @@ impl ClusterMap {
         shard.servers.iter().filter_map(|id| self.servers.get(id))
     }
 
+    /// The shards that a server belongs to. Of several of them it cannot tell which of its blobs are whose.
+    pub fn shards_of<'a>(&'a self, server: &'a ServerId) -> impl Iterator<Item = &'a Arc<Shard>> {
+        self.shards.values().filter(move |shard| shard.servers.contains(server))
+    }
+
     /// The settings of a pool.
     pub fn pool(&self, name: &PoolName) -> Pool {
         self.pools.get(name).cloned().unwrap_or_default()

@@ -80,10 +80,10 @@ pub struct Scrub<'a> {
 
 struct Run<'a> {
     scrub: &'a Scrub<'a>,
-    asker: Asker,
-    survey: Survey,
+    asker: &'a Asker,
+    survey: &'a Survey,
     /// Those of the survey, in the order in which they are judged.
-    servers: Vec<Arc<Server>>,
+    servers: &'a [Arc<Server>],
     work: Work,
     going: Going,
     deletes_since_ms: u64,
@@ -150,6 +150,7 @@ impl Scrub<'_> {
             _ => Vec::new(),
         };
         let work = Work::new(self.queue.clone(), &servers, self.patience).await?;
+        let (asker, survey, servers) = (&asker, &survey, &servers);
         let mut run = Run { scrub: self, asker, survey, servers, work, going, deletes_since_ms };
         run.going.found.who.add(who);
         // Gone on with, it was asked for already.
@@ -168,11 +169,12 @@ impl Scrub<'_> {
 impl Run<'_> {
     /// What servers know to be damaged, and have not got again.
     async fn damaged(&mut self) -> Result<(), ScrubError> {
-        for server in self.survey.listing.clone() {
+        let survey = self.survey;
+        for server in &survey.listing {
             let mut after: Option<String> = None;
             loop {
                 let (servers, id) = (&self.asker.servers, &self.asker.id);
-                let ask = || servers.damaged(&server, after.as_deref(), DAMAGED_LIMIT, id);
+                let ask = || servers.damaged(server, after.as_deref(), DAMAGED_LIMIT, id);
                 let page = self.asker.patiently(&server.id, ask).await?;
                 for line in &page {
                     // Damage without a key is seen where listings differ.
@@ -200,13 +202,12 @@ impl Run<'_> {
     }
 
     async fn spans(&mut self, mut keeper: Option<&mut Keeper>) -> Result<(), ScrubError> {
-        let listing = self.survey.listing.clone();
-        let asker = self.asker.clone();
-        let mut spans = Spans::new(&asker, &listing, self.going.after.clone(), self.deletes_since_ms);
+        let (asker, listing) = (self.asker, &self.survey.listing);
+        let mut spans = Spans::new(asker, listing, self.going.after.clone(), self.deletes_since_ms);
         while let Some(span) = spans.next().await? {
             // What servers that cannot list hold, digests do not say.
             if span.differs() || !self.survey.asked.is_empty() {
-                self.keys(&asker, &listing, &span, keeper.as_deref_mut()).await?;
+                self.keys(&span, keeper.as_deref_mut()).await?;
             } else {
                 self.going.found.keys += span.keys();
             }
@@ -227,14 +228,8 @@ impl Run<'_> {
     }
 
     /// Goes over a span key by key.
-    async fn keys(
-        &mut self,
-        asker: &Asker,
-        listing: &[Arc<Server>],
-        span: &Span,
-        mut keeper: Option<&mut Keeper>,
-    ) -> Result<(), ScrubError> {
-        let mut keys = Keys::of(asker, listing, span);
+    async fn keys(&mut self, span: &Span, mut keeper: Option<&mut Keeper>) -> Result<(), ScrubError> {
+        let mut keys = Keys::of(self.asker, &self.survey.listing, span);
         loop {
             let mut batch = Vec::with_capacity(LOOKS_AT_ONCE);
             while batch.len() < LOOKS_AT_ONCE
@@ -243,7 +238,7 @@ impl Run<'_> {
                 batch.push(next);
             }
             let is_last = batch.len() < LOOKS_AT_ONCE;
-            self.look(asker, &mut batch).await?;
+            self.look(&mut batch).await?;
             for (key, held) in &batch {
                 self.judge(key, held).await?;
             }
@@ -258,9 +253,9 @@ impl Run<'_> {
     }
 
     /// Asks the servers that cannot list what they hold under these keys.
-    async fn look(&self, asker: &Asker, batch: &mut [(Key, Vec<Held>)]) -> Result<(), ScrubError> {
+    async fn look(&self, batch: &mut [(Key, Vec<Held>)]) -> Result<(), ScrubError> {
         for server in &self.survey.asked {
-            let looks = batch.iter().map(|(key, _)| asker.look(server, key));
+            let looks = batch.iter().map(|(key, _)| self.asker.look(server, key));
             let looked = try_join_all(looks).await?;
             batch.iter_mut().zip(looked).for_each(|((_, held), looked)| held.push(looked));
         }

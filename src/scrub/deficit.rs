@@ -6,18 +6,18 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
-use super::{Behind, QueueSeen, Record, behind, queue_seen, record};
+use super::{
+    Behind, QueueSeen, Record, behind,
+    many::{all, read},
+    queue_seen, record,
+};
 use crate::{
     cluster::{MapStore, StoreError},
     model::{ClusterMap, ServerId, Shard, ShardId},
     queue::{QueueStats, TargetStats},
 };
-
-/// Records asked for at the same time.
-const AT_ONCE: usize = 32;
 
 /// What is known of all comparisons.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,28 +40,29 @@ pub struct Deficit {
     pub unsure: Vec<String>,
 }
 
+impl Deficit {
+    /// All that servers lack: what waits, and what was given up. `None` while the queue does not answer.
+    pub fn lacking(&self) -> Option<u64> {
+        Some(self.missing? + self.given_up?)
+    }
+}
+
 impl Known {
     /// Reads what is known of the shards of a map.
     pub async fn read(store: &dyn MapStore, map: &ClusterMap) -> Result<Self, StoreError> {
-        let queue = decode(store, queue_seen::PATH).await?;
-        let read = map.shards.keys().map(|shard| {
+        let queue = read(store, queue_seen::PATH).await?;
+        let records = all(map.shards.keys().map(|shard| {
             let (shard, path) = (shard.clone(), record::path(shard));
-            async move { Ok::<_, StoreError>((shard, decode(store, &path).await?)) }
-        });
-        let read: Vec<_> = read.collect();
-        let records: Vec<Result<_, _>> = stream::iter(read).buffer_unordered(AT_ONCE).collect().await;
-        let read = map.servers.keys().map(|server| {
+            async move { Ok::<_, StoreError>((shard, read(store, &path).await?)) }
+        }));
+        let records = records.await.into_iter().collect::<Result<_, _>>()?;
+        let marks = all(map.servers.keys().map(|server| {
             let (server, path) = (server.clone(), behind::path(server));
-            async move { Ok::<_, StoreError>((server, decode::<Behind>(store, &path).await?)) }
-        });
-        let read: Vec<_> = read.collect();
-        let behind: Vec<Result<_, _>> = stream::iter(read).buffer_unordered(AT_ONCE).collect().await;
-        let behind: BTreeMap<_, _> = behind.into_iter().collect::<Result<_, StoreError>>()?;
-        Ok(Self {
-            records: records.into_iter().collect::<Result<_, _>>()?,
-            queue,
-            behind: behind.into_iter().filter(|(_, behind)| behind.is_behind()).map(|(id, _)| id).collect(),
-        })
+            async move { Ok::<_, StoreError>((server, read::<Behind>(store, &path).await?)) }
+        }));
+        let marks: BTreeMap<_, _> = marks.await.into_iter().collect::<Result<_, _>>()?;
+        let behind = marks.into_iter().filter(|(_, mark)| mark.is_behind()).map(|(id, _)| id).collect();
+        Ok(Self { records, queue, behind })
     }
 
     /// All shards of a map were just compared, whole.
@@ -120,15 +121,6 @@ impl Known {
         }
         unsure
     }
-}
-
-/// A document that cannot be read says nothing.
-async fn decode<T: serde::de::DeserializeOwned + Default>(
-    store: &dyn MapStore,
-    path: &str,
-) -> Result<T, StoreError> {
-    let entry = store.get(path).await?;
-    Ok(entry.and_then(|entry| serde_json::from_slice(&entry.data).ok()).unwrap_or_default())
 }
 
 /// What is missing in each shard of a map.

@@ -9,13 +9,14 @@
 //! - [`QueueSeen`]: whether the queue lost what it held
 //! - [`Record`]: what is known of a shard's comparisons, kept in the map store by a [`Keeper`]
 //! - [`schedule`]: comparisons that nobody asks for; `due`: when (pure)
-//! - `survey`: what each server can be asked; `work`: tasks on their way to the queue
+//! - `survey`: what each server can be asked; `work`: tasks on their way to the queue; `many`: many questions at once
 
 mod behind;
 mod compare;
 mod deficit;
 mod due;
 mod found;
+mod many;
 mod pages;
 mod queue_seen;
 mod record;

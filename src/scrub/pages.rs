@@ -25,24 +25,12 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), max: Durat
 const SPARE_LINES: u64 = 32;
 
 /// Asks servers, more than once if need be.
-#[derive(Clone)]
 pub(super) struct Asker {
     pub servers: Arc<Servers>,
     pub id: RequestId,
 }
 
 impl Asker {
-    /// A page of digests; tried once.
-    pub async fn digest(
-        &self,
-        server: &Server,
-        after: Option<&Key>,
-        limit: usize,
-        deletes_since_ms: u64,
-    ) -> Result<Vec<KeyRange>, ServerError> {
-        self.servers.digest(server, after, limit, deletes_since_ms, &self.id).await
-    }
-
     /// Tries again while the server is in trouble.
     pub async fn patiently<T, F>(&self, server: &ServerId, ask: impl Fn() -> F) -> Result<T, ScrubError>
     where
@@ -123,7 +111,7 @@ impl<'a> Spans<'a> {
         let (asker, since) = (self.asker, self.deletes_since_ms);
         let empty = self.ranges.iter_mut().zip(self.servers).filter(|((ranges, _), _)| ranges.is_empty());
         let fetches = empty.map(|((ranges, after), server)| async move {
-            let ask = || asker.digest(server, after.as_ref(), RANGES, since);
+            let ask = || asker.servers.digest(server, after.as_ref(), RANGES, since, &asker.id);
             let page = asker.patiently(&server.id, ask).await?;
             check_order(after.as_ref(), &page).map_err(|error| wrong(server, error))?;
             *after = page.last().and_then(|range| range.until.clone());

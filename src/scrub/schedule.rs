@@ -6,14 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, future::ready, stream};
 use metrics::{counter, gauge};
 use tokio::sync::watch;
 
 use super::{
     Behind, Found, Keeper, QueueSeen, Record, Scrub, ScrubError, behind,
     due::{self, due},
-    record,
+    many, record,
 };
 use crate::{
     client::Servers,
@@ -28,8 +27,6 @@ use crate::{
 const DEFAULT_LOOK_SECONDS: u64 = 30;
 /// So much of that more or less, that they do not all look at the same moment.
 const SPREAD: f64 = 0.3;
-/// Records and servers asked for at the same time.
-const AT_ONCE: usize = 32;
 
 /// Damage looked at: who has more is in trouble anyway, and is compared once in a while.
 const DAMAGED_LIMIT: usize = 100;
@@ -154,9 +151,8 @@ impl Schedule {
     }
 
     async fn record(&self, shard: &ShardId) -> Result<Record, ScrubError> {
-        let entry = self.deps.store.get(&record::path(shard)).await.map_err(EditError::from)?;
         // One that cannot be read is not believed; the comparison then says so.
-        Ok(entry.and_then(|entry| serde_json::from_slice(&entry.data).ok()).unwrap_or_default())
+        Ok(many::read(&*self.deps.store, &record::path(shard)).await.map_err(EditError::from)?)
     }
 
     /// When the servers that announce themselves were started.
@@ -169,8 +165,7 @@ impl Schedule {
                 Some((id, document.get("started")?.as_u64()?))
             }
         };
-        let asked: Vec<_> = map.live.iter().map(ask).collect();
-        stream::iter(asked).buffer_unordered(AT_ONCE).filter_map(ready).collect().await
+        many::all(map.live.iter().map(ask)).await.into_iter().flatten().collect()
     }
 
     /// Servers for which tasks were left out, and that have done most of those that were kept: so they are up.
@@ -178,14 +173,13 @@ impl Schedule {
         let ask = |id: &ServerId| {
             let (id, path) = (id.clone(), behind::path(id));
             async move {
-                let entry = self.deps.store.get(&path).await.ok()??;
-                let behind: Behind = serde_json::from_slice(&entry.data).ok()?;
+                let behind: Behind = many::read(&*self.deps.store, &path).await.ok()?;
                 behind.is_behind().then_some(id)
             }
         };
         let backlog = |id: &ServerId| stats.targets.get(id).map_or(0, TargetStats::backlog);
-        let asked: Vec<_> = map.servers.keys().filter(|id| backlog(id) < CAUGHT_UP).map(ask).collect();
-        stream::iter(asked).buffer_unordered(AT_ONCE).filter_map(ready).collect().await
+        let caught_up = map.servers.keys().filter(|id| backlog(id) < CAUGHT_UP);
+        many::all(caught_up.map(ask)).await.into_iter().flatten().collect()
     }
 
     /// When servers found the damage that they found last, as far as a page of it says.
@@ -199,8 +193,7 @@ impl Schedule {
             }
         };
         let live = map.servers.values().filter(|server| map.live.contains(&server.id));
-        let asked: Vec<_> = live.map(ask).collect();
-        stream::iter(asked).buffer_unordered(AT_ONCE).filter_map(ready).collect().await
+        many::all(live.map(ask)).await.into_iter().flatten().collect()
     }
 
     /// Tells servers that are alone in their shard that no other server needs their deletes.
@@ -208,7 +201,7 @@ impl Schedule {
         let id = RequestId::fresh();
         let before_ms = unix_ms().saturating_sub(record::IN_FLIGHT.as_millis() as u64);
         let is_alone = |server: &&ServerId| {
-            let mut shards = map.shards.values().filter(|shard| shard.servers.contains(server)).peekable();
+            let mut shards = map.shards_of(server).peekable();
             shards.peek().is_some() && shards.all(|shard| shard.servers.len() == 1)
         };
         let alone = map.servers.keys().filter(is_alone);
@@ -217,8 +210,7 @@ impl Schedule {
             // One that is not told, or is no node of ours, keeps them, or has none.
             async move { drop(servers.settle_deletes(&server, before_ms, &id).await) }
         });
-        let tell: Vec<_> = tell.collect();
-        stream::iter(tell).buffer_unordered(AT_ONCE).for_each(ready).await;
+        many::all(tell).await;
     }
 
     async fn compare(&self, map: &ClusterMap, shard: &Shard, why: &str) {
@@ -250,7 +242,7 @@ impl Schedule {
 
 /// Whether a server announces itself and belongs to one shard only.
 fn can_be_compared(map: &ClusterMap, id: &ServerId) -> bool {
-    map.live.contains(id) && map.shards.values().filter(|shard| shard.servers.contains(id)).count() == 1
+    map.live.contains(id) && map.shards_of(id).count() == 1
 }
 
 fn note(shard: &Shard, found: &Found) {

@@ -54,11 +54,11 @@ impl Survey {
 async fn kind(id: &ServerId, map: &ClusterMap, asker: &Asker) -> Kind {
     let left_out = |why: String| Kind::LeftOut(id.clone(), why);
     let Some(server) = map.servers.get(id) else { return left_out("is not in the map".to_owned()) };
-    let shards = map.shards.values().filter(|shard| shard.servers.contains(id)).count();
+    let shards = map.shards_of(id).count();
     if shards > 1 {
         return left_out(format!("holds {shards} shards and cannot tell them apart"));
     }
-    match asker.digest(server, None, 1, 0).await {
+    match asker.servers.digest(server, None, 1, 0, &asker.id).await {
         Ok(_) => Kind::Lists(server.clone()),
         Err(ServerError::Unsupported(_)) => Kind::Answers(server.clone()),
         Err(error) => left_out(format!("does not answer: {error}")),

@@ -82,7 +82,7 @@ fn of_server(seen: &Snapshot, server: &Server) -> Vec<String> {
             stats.damaged
         ));
     }
-    let shards = seen.map.shards.values().filter(|shard| !shard.read_only && shard.servers.contains(id));
+    let shards = seen.map.shards_of(id).filter(|shard| !shard.read_only);
     let to_come: u64 = shards.filter_map(|shard| shard.size).map(|size| size.free()).sum();
     if stats.free_bytes < to_come {
         found.push(format!(

@@ -79,7 +79,7 @@ fn shards(seen: &Snapshot) -> String {
 
 /// The number that is 0 when all is whole.
 fn missing_line<'a>(deficits: impl Iterator<Item = &'a Deficit> + Clone) -> String {
-    let missing: Option<u64> = deficits.clone().map(missing).sum();
+    let missing: Option<u64> = deficits.clone().map(Deficit::lacking).sum();
     let unsure = deficits.clone().filter(|deficit| !deficit.unsure.is_empty()).count();
     let missing = missing.map_or_else(|| "unknown".to_owned(), |missing| missing.to_string());
     let since = deficits.filter_map(|deficit| deficit.oldest_ms).min();
@@ -90,11 +90,6 @@ fn missing_line<'a>(deficits: impl Iterator<Item = &'a Deficit> + Clone) -> Stri
         unsure => format!("; {unsure} shards may lack more, see below"),
     };
     format!("Missing copies: {missing}{since}{more}")
-}
-
-/// Copies and deletes that wait, and those that were given up.
-fn missing(deficit: &Deficit) -> Option<u64> {
-    Some(deficit.missing? + deficit.given_up?)
 }
 
 fn shard_row(shard: &Shard, deficit: Option<&Deficit>) -> Vec<String> {
@@ -109,7 +104,7 @@ fn shard_row(shard: &Shard, deficit: Option<&Deficit>) -> Vec<String> {
         Shard { size: None, .. } => "no size",
         _ => "full",
     };
-    let lacks = match deficit.map(|deficit| (missing(deficit), deficit.unsure.is_empty())) {
+    let lacks = match deficit.map(|deficit| (deficit.lacking(), deficit.unsure.is_empty())) {
         Some((Some(missing), true)) => missing.to_string(),
         Some((Some(missing), false)) => format!("{missing}+?"),
         Some((None, _)) | None => "?".to_owned(),
