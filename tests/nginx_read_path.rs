@@ -36,7 +36,14 @@ fn map(shards: &[(&str, &[u16])]) -> ClusterMap {
             let server = Server { id: id.clone(), host: "127.0.0.1".into(), port };
             map.servers.insert(id.clone(), Arc::new(server));
         }
-        let shard = Shard { id: id.clone(), servers, read_only: true, pool: PoolName::default(), size: None };
+        let shard = Shard {
+            id: id.clone(),
+            servers,
+            stages: Default::default(),
+            read_only: true,
+            pool: PoolName::default(),
+            size: None,
+        };
         map.shards.insert(id, Arc::new(shard));
     }
     map

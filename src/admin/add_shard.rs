@@ -135,6 +135,7 @@ mod tests {
         Shard {
             id: "1".parse().unwrap(),
             servers: servers.iter().map(|id| id.parse().unwrap()).collect(),
+            stages: Default::default(),
             read_only: false,
             pool: PoolName::default(),
             size: Some(ShardSize { capacity, used: 0 }),

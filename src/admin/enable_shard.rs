@@ -61,8 +61,14 @@ mod tests {
     fn says_the_original_sentence_and_what_stands_in_the_way() {
         let id: ShardId = "1".parse().unwrap();
         let said = |size, outcome| {
-            let shard =
-                Shard { id: id.clone(), servers: vec![], read_only: false, pool: PoolName::default(), size };
+            let shard = Shard {
+                id: id.clone(),
+                servers: vec![],
+                stages: Default::default(),
+                read_only: false,
+                pool: PoolName::default(),
+                size,
+            };
             report(&id, Some(&shard), outcome).text
         };
         let room = Some(ShardSize { capacity: 2, used: 1 });

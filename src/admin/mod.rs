@@ -121,7 +121,17 @@ mod tests {
             let size = used.map(|used| ShardSize { capacity: 100 << 30, used });
             let servers = servers.iter().map(|id| id.parse().unwrap()).collect();
             let id: crate::model::ShardId = id.parse().unwrap();
-            (id.clone(), Arc::new(Shard { id, servers, read_only, pool: PoolName::default(), size }))
+            (
+                id.clone(),
+                Arc::new(Shard {
+                    id,
+                    servers,
+                    stages: Default::default(),
+                    read_only,
+                    pool: PoolName::default(),
+                    size,
+                }),
+            )
         };
         let redis = QueueServer { host: "127.0.0.1".into(), port: 6379, tls: false };
         ClusterMap {

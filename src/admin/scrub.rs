@@ -20,8 +20,8 @@ use crate::{
     client::Servers,
     http::RequestId,
     model::{ClusterMap, ServerId, Shard, ShardId},
-    queue::{Queue, QueueArgs},
-    scrub::{Found, Keeper, Scrub},
+    queue::QueueArgs,
+    scrub::{Found, Keeper, Scrub, Sink},
 };
 
 /// Between two lines about how far it is.
@@ -61,7 +61,7 @@ impl ScrubShards {
         let context = Context::connect(&self.cluster).await?;
         let map = context.map().await?;
         let shards = self.chosen(&map)?;
-        let queue = if self.dry_run { None } else { Some(context.queue(&map, &self.queue)?) };
+        let sink = if self.dry_run { Sink::Nowhere } else { Sink::Queue(context.queue(&map, &self.queue)?) };
         let servers = Arc::new(Servers::default());
         let by = format!("backpack-admin {}", RequestId::fresh().as_str());
         let mut compared = BTreeMap::new();
@@ -76,7 +76,7 @@ impl ScrubShards {
                 shard,
                 only: self.server.as_ref(),
                 servers: servers.clone(),
-                queue: queue.clone() as Option<Arc<dyn Queue>>,
+                sink: sink.clone(),
                 // Somebody looks on, who can end it.
                 patience: Duration::MAX,
                 progress: &|found| lines.now_and_then(found),

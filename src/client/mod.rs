@@ -3,7 +3,7 @@
 //! - [`Servers`]: connections to all of them
 //! - [`mod@put`], [`get`], [`delete`], [`look`], [`stats`]: one verb a file
 //! - [`listing`]: what a server holds
-//! - [`copy`]: one blob from a server to another; `transfer`: its bytes
+//! - [`copy`]: one blob from a server to another; `transfer`: its bytes; `pace`: at which rate
 //! - [`error`]: what can go wrong, by what the caller should do about it
 //! - `socket`: the connections; `watched`: bodies on their way
 
@@ -13,6 +13,7 @@ pub mod error;
 pub mod get;
 pub mod listing;
 pub mod look;
+mod pace;
 pub mod put;
 mod socket;
 pub mod stats;
@@ -37,6 +38,7 @@ pub use copy::{Copied, CopyError, CopyPlan, Pace, Unpaced};
 pub use error::ServerError;
 pub use get::{Answered, Fetched};
 pub use look::Presence;
+pub use pace::ByteRate;
 pub use put::{PutBody, PutHead, PutSender, Stored};
 
 use crate::{

@@ -41,7 +41,9 @@ impl Coordinator {
         let map = self.known_map().await?;
         let shard = self.find_shard(&map, shard)?;
         let level = write_level(&map, &shard.pool, asked)?;
-        let servers = self.order_servers(&map, &shard, true);
+        let mut servers = self.order_servers(&map, &shard, true);
+        // First where it is read.
+        servers.sort_by_key(|server| !shard.is_first(&server.id));
         let coordinator = Arc::clone(self);
         let id = id.clone();
         // A task of its own: a client that goes away must not leave a delete half made.

@@ -19,6 +19,7 @@ pub(super) fn map(map: &ClusterMap, used: impl Fn(&Shard) -> u64) -> Value {
         .map(|shard| {
             let value = json!({
                 "servers": shard.servers,
+                "stages": shard.stages,
                 "pool": shard.pool,
                 "read_only": shard.read_only,
                 "writable": shard.is_writable(),

@@ -89,10 +89,24 @@ pub fn order_servers(
     servers.into_iter().map(|(_, server)| server).collect()
 }
 
+/// Whether an upload to so many servers of a shard may go to this one. One that is on its way in or out of the shard never has an
+/// upload alone: it is not read, or will not be.
+pub fn may_take(shard: &Shard, server: &ServerId, needed: usize) -> bool {
+    needed > 1 || shard.is_first(server)
+}
+
+/// Those of the servers of a shard, in their order, that an upload to `needed` of them may go to; those on their way in or out
+/// last.
+pub fn candidates(shard: &Shard, mut servers: Vec<Arc<Server>>, needed: usize) -> Vec<Arc<Server>> {
+    servers.retain(|server| may_take(shard, &server.id, needed));
+    servers.sort_by_key(|server| !shard.is_first(&server.id));
+    servers
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::map::ShardSize;
+    use crate::model::{Stage, map::ShardSize};
 
     fn map(shards: &[(&str, u64, u64, bool)]) -> ClusterMap {
         let mut map = ClusterMap::default();
@@ -103,6 +117,7 @@ mod tests {
             let shard = Shard {
                 id: id.parse().unwrap(),
                 servers: vec![server],
+                stages: Default::default(),
                 read_only: *read_only,
                 pool: PoolName::default(),
                 size: Some(ShardSize { capacity: *capacity, used: *used }),
@@ -180,5 +195,30 @@ mod tests {
         };
         let order = order_servers(&map, &shard, standing, || 0);
         assert_eq!(order.iter().map(|server| server.id.as_str()).collect::<Vec<_>>(), ["d", "b", "c", "a"]);
+    }
+
+    #[test]
+    fn a_server_on_its_way_has_no_upload_alone() {
+        let ids: Vec<ServerId> = ["1", "2", "3"].map(|id| id.parse().unwrap()).into();
+        let servers: Vec<_> =
+            ids.iter().map(|id| Arc::new(Server { id: id.clone(), host: "h".into(), port: 1 })).collect();
+        for stage in [Stage::Joining, Stage::Leaving, Stage::Left] {
+            let shard = Shard {
+                id: "s".parse().unwrap(),
+                servers: ids.clone(),
+                stages: [(ids[0].clone(), stage)].into(),
+                read_only: false,
+                pool: PoolName::default(),
+                size: None,
+            };
+            let order = |needed| -> Vec<String> {
+                let candidates = candidates(&shard, servers.clone(), needed);
+                candidates.iter().map(|server| server.id.to_string()).collect()
+            };
+            assert_eq!(
+                (order(1), order(2)),
+                (vec!["2".into(), "3".into()], vec!["2".to_owned(), "3".to_owned(), "1".to_owned()])
+            );
+        }
     }
 }

@@ -104,7 +104,8 @@ impl Coordinator {
         let conditions = headers::pick(asked, &ASKED);
         let mut lacking = Vec::new();
         let mut tried = Tried::default();
-        for server in self.order_servers(&map, &shard, true) {
+        let servers = self.order_servers(&map, &shard, true);
+        for server in servers.into_iter().filter(|server| shard.is_read(&server.id)) {
             match self.fetch(&server, &key, &method, &conditions, id).await {
                 Ok(Answered::Blob(blob)) => {
                     self.fleet.succeeded(&server.id);
@@ -124,7 +125,7 @@ impl Coordinator {
                 }
             }
         }
-        let unknown = shard.servers.iter().filter(|id| !map.servers.contains_key(*id));
+        let unknown = shard.servers.iter().filter(|id| shard.is_read(id) && !map.servers.contains_key(*id));
         tried.0.extend(unknown.map(|id| (id.clone(), ServerError::Unreachable("not in the map".to_owned()))));
         // One server that did not answer may be the one that has it: "not found" would be a lie.
         if tried.0.is_empty() {

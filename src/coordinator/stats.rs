@@ -255,7 +255,14 @@ mod tests {
         {
             let size = Some(ShardSize { capacity, used });
             let id: ShardId = id.parse().unwrap();
-            let shard = Shard { id: id.clone(), servers: vec![], read_only, pool: PoolName::default(), size };
+            let shard = Shard {
+                id: id.clone(),
+                servers: vec![],
+                stages: Default::default(),
+                read_only,
+                pool: PoolName::default(),
+                size,
+            };
             map.shards.insert(id, Arc::new(shard));
         }
         let space = Space::of(&map);

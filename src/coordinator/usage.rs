@@ -123,6 +123,7 @@ mod tests {
         let shard = Shard {
             id: "1".parse().unwrap(),
             servers: vec![],
+            stages: Default::default(),
             read_only: false,
             pool: PoolName::default(),
             size: Some(ShardSize { capacity: 1000, used: 100 }),

@@ -38,6 +38,11 @@ impl ClusterMap {
         self.shards.values().filter(move |shard| shard.servers.contains(server))
     }
 
+    /// The servers of a shard that are in the map and are read, in the shard's order.
+    pub fn readable<'a>(&'a self, shard: &'a Shard) -> impl Iterator<Item = &'a Arc<Server>> {
+        self.servers_of(shard).filter(|server| shard.is_read(&server.id))
+    }
+
     /// The settings of a pool.
     pub fn pool(&self, name: &PoolName) -> Pool {
         self.pools.get(name).cloned().unwrap_or_default()
@@ -79,6 +84,8 @@ pub struct Shard {
     pub id: ShardId,
     /// Its servers, in the order of the map; a server named here need not be in the map.
     pub servers: Vec<ServerId>,
+    /// Those of them that are on their way in or out.
+    pub stages: BTreeMap<ServerId, Stage>,
     /// Takes no uploads. New shards are read-only.
     pub read_only: bool,
     /// The pool it belongs to.
@@ -91,6 +98,44 @@ impl Shard {
     /// Takes uploads: enabled, with a known size and room left.
     pub fn is_writable(&self) -> bool {
         !self.read_only && self.size.is_some_and(|size| size.used < size.capacity)
+    }
+
+    /// Whether readers ask this server. One that joins has not everything yet.
+    pub fn is_read(&self, server: &ServerId) -> bool {
+        !matches!(self.stages.get(server), Some(Stage::Joining | Stage::Left))
+    }
+
+    /// Whether an upload may be acknowledged that only this server has: it is read, and stays.
+    pub fn is_first(&self, server: &ServerId) -> bool {
+        !self.stages.contains_key(server)
+    }
+
+    /// Whether the server is being filled: what it lacks is copied by whoever fills it, and is no task.
+    pub fn is_joining(&self, server: &ServerId) -> bool {
+        self.stages.get(server) == Some(&Stage::Joining)
+    }
+}
+
+/// How far a server is on its way into a shard, or out of it. In every stage it gets what is written to the shard. No server of a
+/// shard is in a stage but while `replace-server`, `move-shard` or `drain-server` is at work, and then one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// It is being filled: not read yet.
+    Joining,
+    /// Another one took its place: still read, but nothing is left to it alone.
+    Leaving,
+    /// No more read, but by those who have not seen that yet.
+    Left,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Joining => "joining",
+            Self::Leaving => "leaving",
+            Self::Left => "left",
+        })
     }
 }
 
@@ -215,6 +260,7 @@ mod tests {
         let mut shard = Shard {
             id: "1".parse().unwrap(),
             servers: vec![],
+            stages: Default::default(),
             read_only: false,
             pool: PoolName::default(),
             size: None,

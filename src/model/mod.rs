@@ -28,7 +28,7 @@ pub use digest::KeyRange;
 pub use id::{PoolName, ServerId, ShardId};
 pub use key::Key;
 pub use listed::Listed;
-pub use map::{ClusterMap, Pool, QueueInfo, QueueServer, Server, Shard, WriteLevel};
+pub use map::{ClusterMap, Pool, QueueInfo, QueueServer, Server, Shard, Stage, WriteLevel};
 pub use meta::Meta;
 pub use range::ByteRange;
 pub use task::{Operation, Task};

@@ -15,7 +15,6 @@ mod in_flight;
 mod lease;
 mod metrics;
 mod outcome;
-mod pace;
 mod ready;
 mod settle;
 mod sources;
@@ -35,11 +34,9 @@ use tokio::{
 pub use config::{Config, DEFAULT_CONCURRENCY, Settings};
 pub use ready::watch_map;
 
-use self::{
-    claimer::Claimer, gates::Gates, in_flight::InFlight, pace::ByteRate, settle::Settler, work::Worker,
-};
+use self::{claimer::Claimer, gates::Gates, in_flight::InFlight, settle::Settler, work::Worker};
 use crate::{
-    client::Servers,
+    client::{ByteRate, Servers},
     daemon::Shutdown,
     http::{Answer, Handler, Limits, RequestId, Server, reply},
     model::ClusterMap,

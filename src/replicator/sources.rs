@@ -33,6 +33,7 @@ mod tests {
         let shard = Shard {
             id: "s".parse().unwrap(),
             servers: ["1", "2", "3", "gone", "4"].map(|id| id.parse().unwrap()).into(),
+            stages: Default::default(),
             read_only: false,
             pool: PoolName::default(),
             size: None,

@@ -7,11 +7,10 @@ use tokio::sync::watch;
 use super::{
     gates::{Door, Gates, Permit},
     outcome::Ending,
-    pace::ByteRate,
     sources::sources,
 };
 use crate::{
-    client::{Copied, CopyError, CopyPlan, ServerError, Servers},
+    client::{ByteRate, Copied, CopyError, CopyPlan, ServerError, Servers},
     http::RequestId,
     model::{ClusterMap, Operation, Server, Task},
 };

@@ -11,7 +11,7 @@ use super::{
     span::Span,
     survey::Survey,
     verdict::{Held, Verdict, verdict},
-    work::Work,
+    work::{Sink, Work},
 };
 use crate::{
     client::{ServerError, Servers},
@@ -19,7 +19,7 @@ use crate::{
     daemon::unix_ms,
     http::RequestId,
     model::{ClusterMap, Key, Operation, Server, ServerId, Shard, Task, Version},
-    queue::{Queue, QueueError},
+    queue::QueueError,
 };
 
 /// Keys asked for at the same time of servers that cannot list.
@@ -58,6 +58,9 @@ pub enum ScrubError {
     /// Another process goes on with it.
     #[error("another process took this comparison over")]
     TakenOver,
+    /// Not one copy could be made.
+    #[error("no copy can be made: {0}")]
+    NotCarried(String),
 }
 
 /// One comparison of one shard.
@@ -70,12 +73,21 @@ pub struct Scrub<'a> {
     pub only: Option<&'a ServerId>,
     /// Connections to servers.
     pub servers: Arc<Servers>,
-    /// Where tasks go; `None`: nowhere, only counted.
-    pub queue: Option<Arc<dyn Queue>>,
+    /// Where what is missing goes.
+    pub sink: Sink<'a>,
     /// So long it is waited until the queue has room for more tasks of a server.
     pub patience: Duration,
     /// Told now and then what was found so far.
     pub progress: &'a (dyn Fn(&Found) + Send + Sync),
+}
+
+/// What a comparison found that is not remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Looked {
+    /// What it found.
+    pub found: Found,
+    /// When the oldest write was made that is missing somewhere, milliseconds since 1970; `u64::MAX` if none is.
+    pub oldest_missing_ms: u64,
 }
 
 struct Run<'a> {
@@ -84,7 +96,7 @@ struct Run<'a> {
     survey: &'a Survey,
     /// Those of the survey, in the order in which they are judged.
     servers: &'a [Arc<Server>],
-    work: Work,
+    work: Work<'a>,
     going: Going,
     deletes_since_ms: u64,
 }
@@ -93,9 +105,8 @@ impl Scrub<'_> {
     /// Compares, from the first key to the last, or from where the one before was left. It is remembered unless it is only a
     /// look, or only about one server.
     pub async fn run(&self, mut keeper: Keeper) -> Result<Found, ScrubError> {
-        if self.queue.is_none() || self.only.is_some() {
-            let settled_ms = keeper.read().await?.settled_ms;
-            return Ok(self.compare(Going::fresh(unix_ms()), settled_ms, None).await?.found);
+        if !matches!(self.sink, Sink::Queue(_)) || self.only.is_some() {
+            return Ok(self.look(&keeper).await?.found);
         }
         let (going, settled_ms) = keeper.begin().await?;
         match self.compare(going, settled_ms, Some(&mut keeper)).await {
@@ -115,6 +126,14 @@ impl Scrub<'_> {
                 Err(error)
             }
         }
+    }
+
+    /// Compares, and remembers nothing of it.
+    pub async fn look(&self, keeper: &Keeper) -> Result<Looked, ScrubError> {
+        let settled_ms = keeper.read().await?.settled_ms;
+        let Going { found, oldest_missing_ms, .. } =
+            self.compare(Going::fresh(unix_ms()), settled_ms, None).await?;
+        Ok(Looked { found, oldest_missing_ms })
     }
 
     /// Tells the servers which deletes they may forget. One that is not told keeps them until it is.
@@ -139,7 +158,7 @@ impl Scrub<'_> {
         mut keeper: Option<&mut Keeper>,
     ) -> Result<Going, ScrubError> {
         let asker = Asker { servers: self.servers.clone(), id: RequestId::fresh() };
-        let (survey, who) = Survey::of(self.shard, self.map, &asker).await;
+        let (survey, who) = Survey::of(self.shard, self.map, self.only, &asker).await;
         let servers = survey.servers();
         if survey.listing.is_empty() || servers.len() < 2 {
             return Err(ScrubError::Nothing(who.why_nothing()));
@@ -149,7 +168,7 @@ impl Scrub<'_> {
             Some(keeper) if going.after.is_none() => keeper.close_behind(&servers).await?,
             _ => Vec::new(),
         };
-        let work = Work::new(self.queue.clone(), &servers, self.patience).await?;
+        let work = Work::new(self.sink.clone(), self.map, &servers, self.patience).await?;
         let (asker, survey, servers) = (&asker, &survey, &servers);
         let mut run = Run { scrub: self, asker, survey, servers, work, going, deletes_since_ms };
         run.going.found.who.add(who);

@@ -110,7 +110,9 @@ impl Known {
         }
         let who = &last.found.who;
         for id in &shard.servers {
-            if let Some(why) = who.left_out.get(id) {
+            if shard.is_joining(id) {
+                unsure.push(format!("server {id} is being filled"));
+            } else if let Some(why) = who.left_out.get(id) {
                 unsure.push(format!("server {id} was not compared: it {why}"));
             } else if !who.compared.contains(id) && !who.asked.contains(id) {
                 unsure.push(format!("server {id} was not compared yet"));
@@ -141,6 +143,7 @@ mod tests {
         Shard {
             id: "s".parse().unwrap(),
             servers: servers.iter().map(|id| id.parse().unwrap()).collect(),
+            stages: Default::default(),
             read_only: false,
             pool: PoolName::default(),
             size: None,

@@ -9,9 +9,11 @@
 //! - [`QueueSeen`]: whether the queue lost what it held
 //! - [`Record`]: what is known of a shard's comparisons, kept in the map store by a [`Keeper`]
 //! - [`schedule`]: comparisons that nobody asks for; `due`: when (pure)
-//! - `survey`: what each server can be asked; `work`: tasks on their way to the queue; `many`: many questions at once
+//! - [`Sink`]: where what is missing goes; [`Carrier`]: makes it at once, for a server that is being filled
+//! - `survey`: what each server can be asked; `work`: tasks on their way; `many`: many questions at once
 
 mod behind;
+mod carry;
 mod compare;
 mod deficit;
 mod due;
@@ -27,8 +29,10 @@ mod verdict;
 mod work;
 
 pub use behind::{Behind, LEAVE_OUT_FOR};
-pub use compare::{Scrub, ScrubError};
+pub use carry::{Carried, Carrier};
+pub use compare::{Looked, Scrub, ScrubError};
 pub use deficit::{Deficit, Known, deficits};
 pub use found::{Found, Who};
 pub use queue_seen::QueueSeen;
 pub use record::{Failed, Going, Keeper, LEASE, Last, Record, path as record_path};
+pub use work::Sink;

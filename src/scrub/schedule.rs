@@ -10,7 +10,7 @@ use metrics::{counter, gauge};
 use tokio::sync::watch;
 
 use super::{
-    Behind, Found, Keeper, QueueSeen, Record, Scrub, ScrubError, behind,
+    Behind, Found, Keeper, QueueSeen, Record, Scrub, ScrubError, Sink, behind,
     due::{self, due},
     many, record,
 };
@@ -128,13 +128,15 @@ impl Schedule {
         // Replicators that begin at the same moment begin with different ones.
         fastrand::shuffle(&mut shards);
         for shard in shards {
+            // One that is being filled is seen to by whoever fills it.
+            let members = || shard.servers.iter().filter(|id| !shard.is_joining(id));
             let servers = due::Servers {
-                all: shard.servers.iter().cloned().collect(),
-                live: shard.servers.iter().filter(|id| can_be_compared(&map, id)).cloned().collect(),
-                started_ms: shard.servers.iter().filter_map(|id| started.get(id)).copied().max().unwrap_or(0),
+                all: members().cloned().collect(),
+                live: members().filter(|id| can_be_compared(&map, id)).cloned().collect(),
+                started_ms: members().filter_map(|id| started.get(id)).copied().max().unwrap_or(0),
                 queue_lost_ms: queue.lost_ms,
-                is_behind: shard.servers.iter().any(|id| behind.contains(id)),
-                damaged_ms: shard.servers.iter().filter_map(|id| damaged.get(id)).copied().max().unwrap_or(0),
+                is_behind: members().any(|id| behind.contains(id)),
+                damaged_ms: members().filter_map(|id| damaged.get(id)).copied().max().unwrap_or(0),
             };
             let is_due = |record: &Record| due(record, &servers, self.every, unix_ms());
             if self.known.get(&shard.id).is_some_and(|known| is_due(known).is_none()) {
@@ -220,7 +222,7 @@ impl Schedule {
             shard,
             only: None,
             servers: servers.clone(),
-            queue: Some(queue.clone()),
+            sink: Sink::Queue(queue.clone()),
             patience: PATIENCE,
             progress: &|_| {},
         };

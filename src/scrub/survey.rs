@@ -26,10 +26,22 @@ enum Kind {
 }
 
 impl Survey {
-    /// Asks all servers of the shard.
-    pub async fn of(shard: &Shard, map: &ClusterMap, asker: &Asker) -> (Self, Who) {
+    /// Asks all servers of the shard. One that is being filled lacks most, which is nobody's business but of the one who fills it:
+    /// it takes part only as `filled`.
+    pub async fn of(
+        shard: &Shard,
+        map: &ClusterMap,
+        filled: Option<&ServerId>,
+        asker: &Asker,
+    ) -> (Self, Who) {
         let (mut survey, mut who) = (Self::default(), Who::default());
-        for kind in join_all(shard.servers.iter().map(|id| kind(id, map, asker))).await {
+        let kinds = shard.servers.iter().map(|id| async move {
+            if shard.is_joining(id) && filled != Some(id) {
+                return Kind::LeftOut(id.clone(), "is being filled".to_owned());
+            }
+            kind(id, map, asker).await
+        });
+        for kind in join_all(kinds).await {
             match kind {
                 Kind::Lists(server) => {
                     who.compared.insert(server.id.clone());

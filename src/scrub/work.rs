@@ -1,4 +1,4 @@
-//! Tasks on their way to the queue: each once, and no more than the queue should hold.
+//! Tasks on their way to the queue: each once, and no more than the queue should hold. Or to whoever makes the copies at once.
 
 use std::{
     collections::HashSet,
@@ -8,9 +8,10 @@ use std::{
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Found, compare::ScrubError};
+use super::{Carrier, Found, compare::ScrubError};
 use crate::{
-    model::{Server, ServerId, Task},
+    http::RequestId,
+    model::{ClusterMap, Server, ServerId, Task},
     queue::{Filter, Queue},
 };
 
@@ -24,25 +25,37 @@ const MAX_KNOWN: usize = 100_000;
 /// Between looks at a queue that is full enough.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// Collects tasks and pushes them.
-pub(super) struct Work {
-    /// `None`: nothing is pushed.
-    queue: Option<Arc<dyn Queue>>,
+/// Where what is missing goes.
+#[derive(Clone)]
+pub enum Sink<'a> {
+    /// It is only counted.
+    Nowhere,
+    /// Replicators see to it.
+    Queue(Arc<dyn Queue>),
+    /// It is made at once.
+    Copies(&'a Carrier),
+}
+
+/// Collects tasks and passes them on.
+pub(super) struct Work<'a> {
+    sink: Sink<'a>,
+    map: &'a ClusterMap,
     /// Hashes of the identities of tasks that are on the queue.
     known: HashSet<u128>,
     waiting: Vec<Task>,
     patience: Duration,
 }
 
-impl Work {
+impl<'a> Work<'a> {
     /// Reads what is on the queue for these servers.
     pub async fn new(
-        queue: Option<Arc<dyn Queue>>,
+        sink: Sink<'a>,
+        map: &'a ClusterMap,
         targets: &[Arc<Server>],
         patience: Duration,
     ) -> Result<Self, ScrubError> {
         let mut known = HashSet::new();
-        if let Some(queue) = &queue {
+        if let Sink::Queue(queue) = &sink {
             let stats = queue.stats().await?;
             let has_backlog = |target: &&Arc<Server>| {
                 stats.targets.get(&target.id).is_some_and(|stats| stats.backlog() > 0)
@@ -53,40 +66,59 @@ impl Work {
                 known.extend(listed.iter().map(|listed| identity(&listed.task)));
             }
         }
-        Ok(Self { queue, known, waiting: Vec::new(), patience })
+        Ok(Self { sink, map, known, waiting: Vec::new(), patience })
     }
 
     /// Takes a task, unless it is on the queue.
     pub async fn add(&mut self, task: Task, found: &mut Found) -> Result<(), ScrubError> {
-        if !self.known.insert(identity(&task)) {
-            found.already_queued += 1;
-            return Ok(());
+        match self.sink {
+            Sink::Nowhere => return Ok(()),
+            Sink::Queue(_) if !self.known.insert(identity(&task)) => {
+                found.already_queued += 1;
+                return Ok(());
+            }
+            Sink::Queue(_) | Sink::Copies(_) => {}
         }
         self.waiting.push(task);
         if self.waiting.len() >= BATCH { self.flush(found).await } else { Ok(()) }
     }
 
-    /// Pushes what was collected, once the queue has room for it. If it has none for long, what was collected is found again.
+    /// Passes on what was collected.
     pub async fn flush(&mut self, found: &mut Found) -> Result<(), ScrubError> {
         let tasks = std::mem::take(&mut self.waiting);
-        let Some(queue) = self.queue.as_ref().filter(|_| !tasks.is_empty()) else { return Ok(()) };
-        let targets: HashSet<&ServerId> = tasks.iter().map(|task| &task.to).collect();
-        let began = Instant::now();
-        loop {
-            let stats = queue.stats().await?;
-            let is_full = |target: &&ServerId| {
-                stats.targets.get(*target).is_some_and(|stats| stats.backlog() >= MAX_BACKLOG)
-            };
-            let Some(full) = targets.iter().find(|target| is_full(target)) else { break };
-            if began.elapsed() >= self.patience {
-                return Err(ScrubError::NoRoom { server: (*full).clone() });
+        match &self.sink {
+            _ if tasks.is_empty() => Ok(()),
+            Sink::Nowhere => Ok(()),
+            Sink::Queue(queue) => {
+                push(&**queue, &tasks, self.patience).await?;
+                found.queued += tasks.len() as u64;
+                Ok(())
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            Sink::Copies(carrier) => {
+                let id = RequestId::fresh();
+                carrier.carry(&tasks, self.map, &id).await.map_err(ScrubError::NotCarried)
+            }
         }
-        queue.push(&tasks, Duration::ZERO).await?;
-        found.queued += tasks.len() as u64;
-        Ok(())
     }
+}
+
+/// Pushes tasks once the queue has room for them. If it has none for long, what was collected is found again.
+async fn push(queue: &dyn Queue, tasks: &[Task], patience: Duration) -> Result<(), ScrubError> {
+    let targets: HashSet<&ServerId> = tasks.iter().map(|task| &task.to).collect();
+    let began = Instant::now();
+    loop {
+        let stats = queue.stats().await?;
+        let is_full = |target: &&ServerId| {
+            stats.targets.get(*target).is_some_and(|stats| stats.backlog() >= MAX_BACKLOG)
+        };
+        let Some(full) = targets.iter().find(|target| is_full(target)) else { break };
+        if began.elapsed() >= patience {
+            return Err(ScrubError::NoRoom { server: (*full).clone() });
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    queue.push(tasks, Duration::ZERO).await?;
+    Ok(())
 }
 
 fn identity(task: &Task) -> u128 {

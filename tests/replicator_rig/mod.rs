@@ -90,6 +90,7 @@ impl Rig {
         let shard = Shard {
             id: id.parse().expect("an id"),
             servers: servers.iter().map(|id| id.parse().expect("an id")).collect(),
+            stages: Default::default(),
             read_only: false,
             pool: PoolName::default(),
             size: None,

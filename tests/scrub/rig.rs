@@ -9,7 +9,7 @@ use backpack::{
     model::{Meta, Operation, ServerId, Version},
     node::{self, Limits},
     queue::{Filter, Queue},
-    scrub::{Found, Keeper, Record, Scrub, ScrubError, record_path},
+    scrub::{Found, Keeper, Record, Scrub, ScrubError, Sink, record_path},
     storage::{Engine, NewBlob, Options, Storage},
 };
 use tempfile::TempDir;
@@ -157,7 +157,7 @@ impl Rig {
             shard,
             only: only.as_ref(),
             servers: Arc::new(Servers::default()),
-            queue: queues.then_some(queue),
+            sink: if queues { Sink::Queue(queue) } else { Sink::Nowhere },
             patience: replicator_rig::SOON,
             progress: &|_| {},
         };

@@ -1,5 +1,7 @@
 //! Servers and shards.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use super::{Decision, EditError, Outcome, Read, change};
 use crate::{
     cluster::{
@@ -26,11 +28,7 @@ pub struct NewShard {
 pub async fn add_server(store: &dyn MapStore, server: &Server) -> Result<Outcome, EditError> {
     let decide = |[servers]: &[Read; 1]| {
         let known = servers.document.servers().value;
-        let address = server.authority().to_lowercase();
-        let same = |other: &&std::sync::Arc<Server>| other.authority().to_lowercase() == address;
-        if let Some(taken) = known.values().filter(|other| other.id != server.id).find(same) {
-            return Err(EditError::AddressTaken { address, server: taken.id.clone() });
-        }
+        check_address(&known, server)?;
         if known.get(&server.id).is_some_and(|known| **known == *server) {
             return Ok(Decision::keep(()));
         }
@@ -39,6 +37,19 @@ pub async fn add_server(store: &dyn MapStore, server: &Server) -> Result<Outcome
         Ok(Decision { edits: vec![servers.write(&document)], result: () })
     };
     Ok(change(store, [SERVERS], decide).await?.1)
+}
+
+/// Nobody else has the address.
+pub(super) fn check_address(
+    known: &BTreeMap<ServerId, Arc<Server>>,
+    server: &Server,
+) -> Result<(), EditError> {
+    let address = server.authority().to_lowercase();
+    let same = |other: &&Arc<Server>| other.authority().to_lowercase() == address;
+    match known.values().filter(|other| other.id != server.id).find(same) {
+        Some(taken) => Err(EditError::AddressTaken { address, server: taken.id.clone() }),
+        None => Ok(()),
+    }
 }
 
 /// Makes a read-only shard together with its size, or replaces the servers of one and leaves its size and state.
@@ -88,10 +99,7 @@ fn check_servers(new: &NewShard, known: Vec<ServerId>) -> Result<(), EditError> 
 }
 
 /// What `force` is needed for.
-fn check_others(
-    new: &NewShard,
-    entries: &std::collections::BTreeMap<ShardId, ShardEntry>,
-) -> Result<(), EditError> {
+fn check_others(new: &NewShard, entries: &BTreeMap<ShardId, ShardEntry>) -> Result<(), EditError> {
     if let Some(old) = entries.get(&new.id) {
         let same =
             old.servers.len() == new.servers.len() && new.servers.iter().all(|id| old.servers.contains(id));

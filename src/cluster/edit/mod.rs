@@ -2,11 +2,13 @@
 //! while somebody else changes the same documents. Each is idempotent: doing it twice says [`Outcome::Unchanged`].
 //!
 //! - `maps`: servers and shards
+//! - `members`: servers on their way into a shard and out of it
 //! - `settings`: initialisation, the queue, pools
 //! - `used`: how much a shard holds, added exactly once
 //! - `update`: documents of which we alone know the meaning
 
 mod maps;
+mod members;
 mod settings;
 mod update;
 mod used;
@@ -14,6 +16,7 @@ mod used;
 use std::time::Duration;
 
 pub use maps::{NewShard, add_server, add_shard, set_read_only};
+pub use members::{hand_over, join, joined, leave, remove_server, replace_server, retire};
 pub use settings::{InitReport, Made, PoolChange, init, set_pool, set_queue};
 pub use update::update;
 pub use used::{WriterStamp, add_used, set_used};
@@ -24,7 +27,7 @@ use super::{
 };
 use crate::{
     daemon::Backoff,
-    model::{PoolName, ServerId, ShardId},
+    model::{PoolName, ServerId, ShardId, Stage},
 };
 
 /// How often an edit is decided again because somebody else was faster. Coordinators add to one document about once a
@@ -128,6 +131,59 @@ pub enum EditError {
         shard: ShardId,
         /// Those in the map.
         known: Vec<ShardId>,
+    },
+    /// The server does not belong to the shard.
+    #[error("server {server} does not belong to shard {shard} (its servers are: {})", list(servers))]
+    NotMember {
+        /// The shard.
+        shard: ShardId,
+        /// As asked for.
+        server: ServerId,
+        /// Its servers.
+        servers: Vec<ServerId>,
+    },
+    /// Another server of the shard is on its way in or out.
+    #[error(
+        "server {server} of shard {shard} is {stage}: end that first, by running the command again that began it"
+    )]
+    OnItsWay {
+        /// The shard.
+        shard: ShardId,
+        /// Which.
+        server: ServerId,
+        /// How far it is.
+        stage: Stage,
+    },
+    /// A step was left out, or somebody else made it.
+    #[error(
+        "server {server} of shard {shard} is not {stage}, so the next step cannot be made: run the command again"
+    )]
+    OtherStage {
+        /// The shard.
+        shard: ShardId,
+        /// Which.
+        server: ServerId,
+        /// What it should have been.
+        stage: Stage,
+    },
+    /// Nobody else has the blobs.
+    #[error(
+        "server {server} is the only one of shard {shard}, so there is nothing to fill another machine from: while it \
+         runs, add the new one as another server and use move-shard"
+    )]
+    OnlyServer {
+        /// The shard.
+        shard: ShardId,
+        /// Which.
+        server: ServerId,
+    },
+    /// A server of a shard cannot be taken out of the map.
+    #[error("server {server} belongs to shard {shard}: drain-server moves its shards first")]
+    StillMember {
+        /// Which.
+        server: ServerId,
+        /// The shard.
+        shard: ShardId,
     },
     /// There is no size document for the shard.
     #[error("shard {shard} has no size document: run add-shard for it again")]

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{Decoded, Document, FormatError};
 use crate::model::{
-    Pool, PoolName, QueueInfo, QueueServer, Server, ServerId, Shard, ShardId, WriteLevel, map::ShardSize,
+    Pool, PoolName, QueueInfo, QueueServer, Server, ServerId, Shard, ShardId, WriteLevel,
+    map::{ShardSize, Stage},
 };
 
 /// An entry of `/shards-map`: a shard without its size.
@@ -14,6 +15,8 @@ use crate::model::{
 pub struct ShardEntry {
     /// Its servers, none twice.
     pub servers: Vec<ServerId>,
+    /// Those of them that are on their way in or out.
+    pub stages: BTreeMap<ServerId, Stage>,
     /// Takes no uploads.
     pub read_only: bool,
     /// The pool it belongs to.
@@ -23,7 +26,8 @@ pub struct ShardEntry {
 impl ShardEntry {
     /// The shard with its size.
     pub fn into_shard(self, id: ShardId, size: Option<ShardSize>) -> Shard {
-        Shard { id, servers: self.servers, read_only: self.read_only, pool: self.pool, size }
+        let Self { servers, stages, read_only, pool } = self;
+        Shard { id, servers, stages, read_only, pool, size }
     }
 }
 
@@ -40,10 +44,12 @@ impl Document {
     pub fn shards(&self) -> Decoded<BTreeMap<ShardId, ShardEntry>> {
         self.entries("shard", |_: &ShardId, value, complaints| {
             let servers = shard_servers(value, complaints)?;
+            let stages = shard_stages(value, &servers, complaints);
             let read_only = shard_read_only(value, complaints);
             let pool = shard_pool(value, complaints);
             // A shard whose pool is misspelt takes no uploads, for they would go where nobody asked for them.
-            Ok(ShardEntry { servers, read_only: read_only || pool.is_none(), pool: pool.unwrap_or_default() })
+            let read_only = read_only || pool.is_none();
+            Ok(ShardEntry { servers, stages, read_only, pool: pool.unwrap_or_default() })
         })
     }
 
@@ -146,6 +152,32 @@ fn shard_servers(value: &Value, complaints: &mut Vec<String>) -> Result<Vec<Serv
         }
     }
     if servers.is_empty() { Err("it has no server".to_owned()) } else { Ok(servers) }
+}
+
+/// A stage that cannot be read is taken for `joining`: what a server may lack is not asked of it.
+fn shard_stages(
+    value: &Value,
+    servers: &[ServerId],
+    complaints: &mut Vec<String>,
+) -> BTreeMap<ServerId, Stage> {
+    let mut stages = BTreeMap::new();
+    for (name, stage) in value.get("stages").and_then(Value::as_object).into_iter().flatten() {
+        let Some(server) = servers.iter().find(|server| server.as_str() == name) else {
+            complaints.push(format!("it has a stage for {name:?}, which is none of its servers"));
+            continue;
+        };
+        let known = serde_json::from_value(stage.clone()).unwrap_or_else(|_| {
+            complaints.push(format!("the stage of its server {name} is {stage} and taken for joining"));
+            Stage::Joining
+        });
+        stages.insert(server.clone(), known);
+    }
+    // A shard that nobody reads would serve no one.
+    if servers.iter().all(|server| stages.contains_key(server)) && !stages.is_empty() {
+        complaints.push("all its servers are on their way in or out, so none is taken to be".to_owned());
+        stages.clear();
+    }
+    stages
 }
 
 fn shard_read_only(value: &Value, complaints: &mut Vec<String>) -> bool {

@@ -1,9 +1,11 @@
 //! How the documents are edited.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::{Document, read::queue_server};
-use crate::model::{Pool, PoolName, QueueInfo, QueueServer, Server, ServerId, ShardId};
+use crate::model::{Pool, PoolName, QueueInfo, QueueServer, Server, ServerId, ShardId, map::Stage};
 
 impl Document {
     /// Makes or replaces a server.
@@ -26,6 +28,23 @@ impl Document {
             Some(pool) => drop(entry.insert("pool".into(), pool.as_str().into())),
             None => {}
         }
+    }
+
+    /// Replaces the servers of a shard that exists, and says which are on their way in or out.
+    pub fn set_members(&mut self, id: &ShardId, servers: &[ServerId], stages: &BTreeMap<ServerId, Stage>) {
+        let entry = self.entry(id.as_str());
+        entry.insert("nodes".into(), servers.iter().map(ServerId::as_str).collect());
+        if stages.is_empty() {
+            entry.shift_remove("stages");
+        } else {
+            let stages = stages.iter().map(|(server, stage)| (server.to_string(), stage.to_string().into()));
+            entry.insert("stages".into(), Value::Object(stages.collect()));
+        }
+    }
+
+    /// Takes a server out.
+    pub fn remove_server(&mut self, id: &ServerId) {
+        self.0.shift_remove(id.as_str());
     }
 
     /// Makes a shard that exists read-only or writable.

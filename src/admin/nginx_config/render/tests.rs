@@ -17,6 +17,7 @@ fn map(shards: &[(&str, &[&str])], servers: &[&str]) -> ClusterMap {
         let shard = Shard {
             id: id.clone(),
             servers: servers.iter().map(|id| id.parse().unwrap()).collect(),
+            stages: Default::default(),
             read_only: false,
             pool: Default::default(),
             size: None,
@@ -36,6 +37,18 @@ fn the_shipped_example_is_what_is_written_for_the_readme() {
     let rendered = render_default(&map(&shards, &["1", "2", "3", "4", "5", "6"]));
     let shipped = include_str!("../../../../examples/nginx.conf");
     assert!(rendered == shipped, "examples/nginx.conf should be:\n{rendered}");
+}
+
+#[test]
+fn a_server_that_is_not_read_is_no_upstream() {
+    let mut map = map(&[("1", &["1", "4"])], &["1", "4"]);
+    let shard = Arc::make_mut(map.shards.get_mut("1").unwrap());
+    shard.stages.insert("4".parse().unwrap(), crate::model::Stage::Joining);
+    let rendered = render_default(&map);
+    assert!(rendered.contains("# server 4 is not read now") && !rendered.contains("server 127.0.0.1:10004"));
+    let shard = Arc::make_mut(map.shards.get_mut("1").unwrap());
+    shard.stages.insert("4".parse().unwrap(), crate::model::Stage::Leaving);
+    assert!(render_default(&map).contains("server 127.0.0.1:10004"), "it is read until it has left");
 }
 
 #[test]

@@ -5,18 +5,18 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-use crate::client::Pace;
+use super::Pace;
 
 /// What was not used may be caught up with by this much: enough to even out the wake-ups of the runtime, too little to be
 /// felt by those who share the network.
 const CATCH_UP: Duration = Duration::from_millis(250);
 
 /// Lets bytes pass at a rate. Who comes first passes first, so every copy gets its share.
-pub(super) struct ByteRate(Option<Mutex<Schedule>>);
+pub struct ByteRate(Option<Mutex<Schedule>>);
 
 impl ByteRate {
     /// No limit for `None`.
-    pub(super) fn new(bytes_per_second: Option<u64>) -> Self {
+    pub fn new(bytes_per_second: Option<u64>) -> Self {
         Self(bytes_per_second.map(|rate| Mutex::new(Schedule::new(rate, Instant::now()))))
     }
 }
