@@ -9,9 +9,10 @@ use clap::{
 
 use super::{
     MISUSE, add_server::AddServer, add_shard::AddShard, completions::Completions,
-    coordinator_init::CoordinatorInit, disable_shard::DisableShard, dump_shards::DumpShards,
-    enable_shard::EnableShard, nginx_config::NginxConfig, old_names, print_stats::PrintStats, put,
-    queue::QueueCommand, recount::Recount, scrub::ScrubShards, set_pool::SetPool, set_queue::SetQueue,
+    coordinator_init::CoordinatorInit, disable_shard::DisableShard, drain_server::DrainServer,
+    dump_shards::DumpShards, enable_shard::EnableShard, move_shard::MoveShard, nginx_config::NginxConfig,
+    old_names, print_stats::PrintStats, put, queue::QueueCommand, recount::Recount,
+    replace_server::ReplaceServer, scrub::ScrubShards, set_pool::SetPool, set_queue::SetQueue,
     status::Status, volume::VolumeCommand,
 };
 use crate::telemetry::log::LogArgs;
@@ -49,6 +50,12 @@ pub enum Command {
     EnableShard(EnableShard),
     /// Ends uploads into a shard; its blobs stay readable
     DisableShard(DisableShard),
+    /// Puts an empty machine in the place of a server, and fills it
+    ReplaceServer(ReplaceServer),
+    /// Takes a shard from one server to another, while it is in use
+    MoveShard(MoveShard),
+    /// Moves all that a server holds to others, and takes it out of the map
+    DrainServer(DrainServer),
     /// Says where the copies still to be made are kept from now on
     SetQueue(SetQueue),
     /// Says how the uploads of a pool are written and which hosts choose it; what is not given stays

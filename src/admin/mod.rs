@@ -7,6 +7,7 @@
 //! - `address`, `queue_place`, `server_list`: what is typed; `probe`: asks servers how they are
 //! - [`nginx_config`]: the read path's configuration
 //! - [`put`]: folders of files into a cluster
+//! - `moving`: servers that take the place of others
 //! - `volume`: the data directory of a node; `progress`: how far a long command is
 
 mod add_server;
@@ -18,9 +19,12 @@ mod completions;
 mod context;
 mod coordinator_init;
 mod disable_shard;
+mod drain_server;
 mod dump_shards;
 mod enable_shard;
 mod misuse;
+mod move_shard;
+mod moving;
 pub mod nginx_config;
 mod old_names;
 mod order;
@@ -32,6 +36,7 @@ pub mod put;
 mod queue;
 mod queue_place;
 mod recount;
+mod replace_server;
 mod report;
 mod scrub;
 mod server_list;
@@ -86,6 +91,9 @@ async fn carry_out(command: Command, form: Form) -> anyhow::Result<Option<Report
         Command::AddShard(command) => command.run().await,
         Command::EnableShard(command) => command.run().await,
         Command::DisableShard(command) => command.run().await,
+        Command::ReplaceServer(command) => command.run().await,
+        Command::MoveShard(command) => command.run().await,
+        Command::DrainServer(command) => command.run().await,
         Command::SetQueue(command) => command.run().await,
         Command::SetPool(command) => command.run().await,
         Command::DumpShards(command) => command.run().await,

@@ -35,15 +35,22 @@ impl ShardServer {
         match kind {
             Kind::WebDav => Self::WebDav(Nginx::webdav()),
             Kind::Original => Self::Original(OriginalNode::start()),
-            Kind::Node => {
-                let data = tempfile::tempdir().expect("make a folder for a node");
-                let port = free_port().to_string();
-                let folder = data.path().display().to_string();
-                let args = [&folder, "127.0.0.1", &port, "--id", id, "--zk", zk_servers, "--root", root];
-                let daemon = Daemon::start(env!("CARGO_BIN_EXE_backpack-node"), args);
-                Self::Node(Service::new(daemon, format!("127.0.0.1:{port}")), data)
-            }
+            Kind::Node => Self::node(id, zk_servers, root, &[]),
         }
+    }
+
+    /// Starts an empty node of ours that takes over the id of one that is gone for good.
+    pub fn start_replacement(id: &str, zk_servers: &str, root: &str) -> Self {
+        Self::node(id, zk_servers, root, &["--replace-storage"])
+    }
+
+    fn node(id: &str, zk_servers: &str, root: &str, more: &[&str]) -> Self {
+        let data = tempfile::tempdir().expect("make a folder for a node");
+        let port = free_port().to_string();
+        let folder = data.path().display().to_string();
+        let args = [&folder, "127.0.0.1", &port, "--id", id, "--zk", zk_servers, "--root", root];
+        let daemon = Daemon::start(env!("CARGO_BIN_EXE_backpack-node"), [&args, more].concat());
+        Self::Node(Service::new(daemon, format!("127.0.0.1:{port}")), data)
     }
 
     /// `127.0.0.1:port`.

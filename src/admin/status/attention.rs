@@ -45,7 +45,7 @@ fn is_down(seen: &Snapshot, id: &ServerId) -> bool {
 }
 
 fn unreadable(seen: &Snapshot, shard: &Shard) -> Option<String> {
-    let all_down = shard.servers.iter().all(|id| is_down(seen, id));
+    let all_down = shard.servers.iter().all(|id| !shard.is_read(id) || is_down(seen, id));
     all_down.then(|| format!("No server of shard {} answers: its blobs cannot be read.", shard.id))
 }
 
@@ -107,6 +107,12 @@ fn of_shard(seen: &Snapshot, shard: &Shard) -> Vec<String> {
     let unknown: Vec<_> = shard.servers.iter().filter(|id| !seen.map.servers.contains_key(id)).collect();
     if !unknown.is_empty() {
         found.push(format!("Shard {id} names server {}, which is not in the map.", join(unknown, ", ")));
+    }
+    for (server, stage) in &shard.stages {
+        found.push(format!(
+            "Server {server} of shard {id} is {stage}. If nobody is at it any more, run the command again that began it: \
+             replace-server, move-shard or drain-server."
+        ));
     }
     if shard.servers.len() < 2 {
         found.push(format!("Shard {id} has one server: there is no second copy of its blobs."));

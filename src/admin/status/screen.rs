@@ -9,7 +9,6 @@ use crate::{
         probe::Answer,
         queue::{summary, targets_table},
         queue_place::describe,
-        server_list::join,
         table::table,
     },
     model::{Server, Shard, size},
@@ -93,7 +92,11 @@ fn missing_line<'a>(deficits: impl Iterator<Item = &'a Deficit> + Clone) -> Stri
 }
 
 fn shard_row(shard: &Shard, deficit: Option<&Deficit>) -> Vec<String> {
-    let servers = join(&shard.servers, ", ");
+    let servers = shard.servers.iter().map(|id| match shard.stages.get(id) {
+        Some(stage) => format!("{id} ({stage})"),
+        None => id.to_string(),
+    });
+    let servers = servers.collect::<Vec<_>>().join(", ");
     let [used, capacity, full] = match shard.size {
         Some(known) => [size::format(known.used), size::format(known.capacity), bar(percent(known))],
         None => ["?", "?", "size unknown"].map(str::to_owned),

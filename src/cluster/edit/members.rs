@@ -1,7 +1,8 @@
 //! Servers on their way into a shard and out of it. Each step is one edit, so that whoever comes after a step that was broken off
 //! sees in the map how far it came.
 //!
-//! A move: [`join`], [`hand_over`], [`retire`], [`leave`]. A replacement: [`replace_server`], [`joined`].
+//! A move: [`join`], [`hand_over`], [`retire`], [`leave`]. A replacement: [`withdraw`] where the old machine still runs,
+//! [`replace_server`], [`joined`].
 
 use std::collections::BTreeMap;
 
@@ -81,6 +82,32 @@ pub async fn leave(store: &dyn MapStore, shard: &ShardId, from: &ServerId) -> Re
     Ok(change(store, [SHARDS], decide).await?.1)
 }
 
+/// A server is left nothing alone any more, in all its shards.
+pub async fn withdraw(store: &dyn MapStore, server: &ServerId) -> Result<Outcome, EditError> {
+    let decide = |[shards]: &[Read; 1]| {
+        let leaving = own(shards, server, Stage::Leaving)?;
+        Ok(write(shards, leaving.iter().map(|(id, entry)| (id, entry.clone()))))
+    };
+    Ok(change(store, [SHARDS], decide).await?.1)
+}
+
+/// The shards of a server, with that stage for it.
+fn own(shards: &Read, server: &ServerId, stage: Stage) -> Result<Entries, EditError> {
+    let mut entries = shards.document.shards().value;
+    entries.retain(|_, entry| entry.servers.contains(server));
+    for (id, entry) in &mut entries {
+        if entry.servers.len() == 1 {
+            return Err(EditError::OnlyServer { shard: id.clone(), server: server.clone() });
+        }
+        // What was begun is gone on with.
+        if !matches!(entry.stages.get(server), Some(Stage::Joining | Stage::Leaving)) {
+            free(entry, id)?;
+        }
+        entry.stages = [(server.clone(), stage)].into();
+    }
+    Ok(entries)
+}
+
 /// Another machine takes over a server's id: it has another address, and joins each of its shards, to be filled.
 pub async fn replace_server(store: &dyn MapStore, server: &Server) -> Result<Outcome, EditError> {
     let decide = |[servers, shards]: &[Read; 2]| {
@@ -96,19 +123,7 @@ pub async fn replace_server(store: &dyn MapStore, server: &Server) -> Result<Out
         if document != servers.document {
             edits.push(servers.write(&document));
         }
-        let entries = shards.document.shards().value;
-        let own = entries.into_iter().filter(|(_, entry)| entry.servers.contains(&server.id));
-        let mut joining = Vec::new();
-        for (id, mut entry) in own {
-            if entry.servers.len() == 1 {
-                return Err(EditError::OnlyServer { shard: id, server: server.id.clone() });
-            }
-            if !entry.stages.get(&server.id).is_some_and(|stage| *stage == Stage::Joining) {
-                free(&entry, &id)?;
-                entry.stages = [(server.id.clone(), Stage::Joining)].into();
-            }
-            joining.push((id, entry));
-        }
+        let joining = own(shards, &server.id, Stage::Joining)?;
         edits.extend(write(shards, joining.iter().map(|(id, entry)| (id, entry.clone()))).edits);
         Ok(Decision { edits, result: () })
     };
@@ -276,6 +291,10 @@ mod tests {
     async fn a_server_is_replaced_where_others_have_its_blobs() {
         let dir = tempfile::tempdir().unwrap();
         let (store, s) = (store(&dir).await, id("s"));
+        for outcome in [Outcome::Changed, Outcome::Unchanged] {
+            assert_eq!(withdraw(&*store, &id("2")).await.unwrap(), outcome);
+            assert_eq!(shard(&store).await, "1, 2 leaving");
+        }
         for outcome in [Outcome::Changed, Outcome::Unchanged] {
             assert_eq!(replace_server(&*store, &server("2", 22)).await.unwrap(), outcome);
             assert_eq!(shard(&store).await, "1, 2 joining");

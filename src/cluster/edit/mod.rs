@@ -16,7 +16,7 @@ mod used;
 use std::time::Duration;
 
 pub use maps::{NewShard, add_server, add_shard, set_read_only};
-pub use members::{hand_over, join, joined, leave, remove_server, replace_server, retire};
+pub use members::{hand_over, join, joined, leave, remove_server, replace_server, retire, withdraw};
 pub use settings::{InitReport, Made, PoolChange, init, set_pool, set_queue};
 pub use update::update;
 pub use used::{WriterStamp, add_used, set_used};

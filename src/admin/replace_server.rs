@@ -1,0 +1,118 @@
+//! `replace-server`: an empty machine takes over a server's id.
+
+use std::sync::Arc;
+
+use anyhow::bail;
+use serde_json::json;
+
+use super::{
+    address::ServerUrl,
+    context::{ClusterArgs, Context},
+    moving::{FillArgs, Mover, is_empty, only_source},
+    probe::{Answer, ask_all},
+    report::Report,
+};
+use crate::{
+    cluster::edit,
+    model::{ClusterMap, Server, ServerId, ShardId},
+    queue::QueueArgs,
+};
+
+const EXAMPLE: &str = "\
+Example:
+  backpack-admin replace-server zk1:2181 /backpack 4 http://four-new:10001
+
+The new machine is empty: a node is started there with --id 4 --replace-storage. It is filled from the other servers of its shards
+and takes no reads before it has everything. It can be stopped at any time, and goes on where it was when it is run again. A machine
+that has the old one's disks is not empty: give its address with add-server.";
+
+/// The command.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct ReplaceServer {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// The server
+    #[arg(value_name = "ID")]
+    id: ServerId,
+    /// Where the new machine listens: http://host:port
+    #[arg(value_name = "URL")]
+    url: ServerUrl,
+    /// Go on though blobs are known that only the old machine has: they are lost
+    #[arg(long, env = "BACKPACK_REPLACE_FORCE", value_parser = clap::builder::BoolishValueParser::new())]
+    force: bool,
+    #[command(flatten)]
+    fill: FillArgs,
+    #[command(flatten)]
+    queue: QueueArgs,
+}
+
+impl ReplaceServer {
+    /// Does it.
+    pub async fn run(&self) -> anyhow::Result<Report> {
+        let context = Context::connect(&self.cluster).await?;
+        let map = context.map().await?;
+        let Some(old) = map.servers.get(&self.id) else {
+            bail!("unknown server {}: status lists those of the map", self.id)
+        };
+        let new = Server { id: self.id.clone(), host: self.url.host.clone(), port: self.url.port };
+        let mover = Mover::new(&context, &self.fill);
+        if !joins(&map, &new) {
+            // At the old address there may be an empty machine that is filled partly already.
+            if **old != new {
+                is_empty(&Arc::new(new.clone())).await?;
+                self.save_what_the_old_one_has(&context, &map, old, &mover).await?;
+            }
+            edit::replace_server(&*context.store, &new).await?;
+        }
+        // Coordinators and replicators know the new address.
+        mover.grace().await;
+        let (mut lines, mut shards) = (Vec::new(), Vec::new());
+        let own: Vec<ShardId> = map.shards_of(&self.id).map(|shard| shard.id.clone()).collect();
+        for shard in own {
+            let filled = mover.fill(&shard, &self.id).await?;
+            edit::joined(&*context.store, &shard, &self.id).await?;
+            lines.push(format!("Shard {shard}: server {} has everything; {}", self.id, filled.sentence()));
+            shards.push(json!({"shard": shard, "filled": filled.json()}));
+        }
+        lines.push(format!("Server {} is {new} now.", self.id));
+        Ok(Report::new(
+            lines.join("\n"),
+            json!({"server": self.id, "url": new.to_string(), "shards": shards}),
+        ))
+    }
+
+    /// While the old machine runs, nothing is left to it alone any more, and what was is copied.
+    async fn save_what_the_old_one_has(
+        &self,
+        context: &Context,
+        map: &ClusterMap,
+        old: &Arc<Server>,
+        mover: &Mover<'_>,
+    ) -> anyhow::Result<()> {
+        if !matches!(ask_all([old.clone()]).await.get(&self.id), Some(Answer::Down(_))) {
+            edit::withdraw(&*context.store, &self.id).await?;
+            mover.grace().await;
+            let map = context.map().await?;
+            for shard in map.shards_of(&self.id) {
+                mover.spread(&map, shard, &self.id).await?;
+            }
+            return Ok(());
+        }
+        let alone = only_source(&*context.queue(map, &self.queue)?, map, &self.id).await?;
+        if alone > 0 && !self.force {
+            bail!(
+                "of {alone} blobs no other server is known to have a copy, and server {} does not answer at {old}. Start it \
+                 again if you can, and wait until status says that no copies are missing. With --force they are given up",
+                self.id
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Whether the new machine is being filled already.
+fn joins(map: &ClusterMap, new: &Server) -> bool {
+    let is_known = map.servers.get(&new.id).is_some_and(|known| **known == *new);
+    is_known && map.shards_of(&new.id).any(|shard| shard.is_joining(&new.id))
+}
