@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::model::Stage;
 
 /// Shards as `id = servers`; servers are at 127.0.0.1, port 10000 and their number.
 fn map(shards: &[(&str, &[&str])], servers: &[&str]) -> ClusterMap {
@@ -42,13 +43,14 @@ fn the_shipped_example_is_what_is_written_for_the_readme() {
 #[test]
 fn a_server_that_is_not_read_is_no_upstream() {
     let mut map = map(&[("1", &["1", "4"])], &["1", "4"]);
-    let shard = Arc::make_mut(map.shards.get_mut("1").unwrap());
-    shard.stages.insert("4".parse().unwrap(), crate::model::Stage::Joining);
-    let rendered = render_default(&map);
+    let mut at_stage = |stage| {
+        let shard = Arc::make_mut(map.shards.values_mut().next().unwrap());
+        shard.stages.insert("4".parse().unwrap(), stage);
+        render_default(&map)
+    };
+    let rendered = at_stage(Stage::Joining);
     assert!(rendered.contains("# server 4 is not read now") && !rendered.contains("server 127.0.0.1:10004"));
-    let shard = Arc::make_mut(map.shards.get_mut("1").unwrap());
-    shard.stages.insert("4".parse().unwrap(), crate::model::Stage::Leaving);
-    assert!(render_default(&map).contains("server 127.0.0.1:10004"), "it is read until it has left");
+    assert!(at_stage(Stage::Leaving).contains("server 127.0.0.1:10004"), "it is read until it has left");
 }
 
 #[test]
