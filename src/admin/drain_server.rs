@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     context::{ClusterArgs, Context},
-    moving::{FillArgs, Mover, spare},
+    moving::{FillArgs, Mover, spare, target},
     report::Report,
 };
 use crate::{
@@ -66,12 +66,13 @@ impl DrainServer {
         let mut plan = Vec::new();
         for shard in map.shards_of(&self.id) {
             // One that is under way goes on.
-            let to = match shard.stages.is_empty() {
-                false => None,
-                true => match named.next() {
-                    Some(named) => Some(named.clone()),
-                    None => Some(spare(map, shard, &taken).await?),
-                },
+            let to = if !shard.stages.is_empty() {
+                None
+            } else if let Some(named) = named.next() {
+                target(map, shard, named).await?;
+                Some(named.clone())
+            } else {
+                Some(spare(map, shard, &taken).await?)
             };
             taken.extend(to.clone());
             plan.push((&**shard, to));
