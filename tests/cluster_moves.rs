@@ -14,7 +14,7 @@ use std::{
 
 use support::{
     cluster::{Cluster, ClusterBuilder, ROOT},
-    http::Reply,
+    http::{Reply, Request},
     shard_server::{Kind, ShardServer},
     wait::wait_until,
     znodes::Znodes,
@@ -150,7 +150,25 @@ fn a_shard_is_moved_while_it_is_used_and_every_read_is_right() {
         first.kill();
         let status = cluster.admin.ok("status", Vec::<String>::new());
         assert!(status.contains("3 (joining)") && status.contains("server 3 is being filled"), "{status}");
-        cluster.admin.ok("move-shard", arguments)
+        // The second one when the new server was just handed the shard: it has everything.
+        let before: Vec<String> = load.stored.lock().unwrap().clone();
+        let patient = ["1", "--from", "1", "--to", &new, "--grace", "10"];
+        let second = cluster.admin.start("move-shard", patient);
+        wait_until("the old server leaves", SOON, || {
+            assert!(second.ended().is_none(), "{}", second.log());
+            shard(&cluster)["stages"]["1"] == "leaving"
+        });
+        let lacking: Vec<_> = before.iter().filter(|key| cluster.read_from(3, key).status != 200).collect();
+        assert!(lacking.is_empty(), "it was handed the shard without {lacking:?}");
+        second.kill();
+        // What only the old server has by now comes along, though no replicator copies it.
+        ["2", "3"].iter().for_each(|target| drop(cluster.admin.ok("queue pause", [target])));
+        let late = Request::put(&cluster.servers[0].addr(), "/late", "late bytes").send_blocking();
+        assert_eq!(late.expect("an answer").status, 201);
+        let said = cluster.admin.ok("move-shard", arguments);
+        assert_eq!(cluster.read("1", "late").text(), "late bytes");
+        ["2", "3"].iter().for_each(|target| drop(cluster.admin.ok("queue resume", [target])));
+        said
     });
     println!("{said}");
     assert!(said.contains("Shard 1 is on the servers 3, 2 now"), "{said}");
@@ -162,6 +180,7 @@ fn a_shard_is_moved_while_it_is_used_and_every_read_is_right() {
     cluster.servers[0].kill();
     cluster.wait_drained();
     cluster.shards[0] = vec![3, 2];
+    cluster.assert_every_copy_is("1", "late", b"late bytes");
     for key in &stored {
         cluster.assert_every_copy_is("1", key, bytes(key).as_bytes());
     }
@@ -226,7 +245,11 @@ fn a_machine_that_is_gone_is_replaced_by_an_empty_one_that_is_read_once_it_is_fu
 fn a_server_is_drained_or_it_is_said_why_not() {
     let node = Kind::Node;
     let mut cluster = ClusterBuilder::new().shard(&[node, node]).shard(&[node]).start();
-    put(&cluster, "first", "all", "bytes");
+    // All uploads go to the first one.
+    cluster.admin.ok("disable-shard", ["2"]);
+    wait_until("uploads go to shard 1 alone", SOON, || {
+        put(&cluster, "first", "all", "bytes").text().contains("\"1\"")
+    });
     let maps = |cluster: &Cluster| (document(cluster, "servers-map"), document(cluster, "shards-map"));
     let before = maps(&cluster);
     let refused = |command: &str, rest: &[&str], why: &str| {
@@ -250,7 +273,7 @@ fn a_server_is_drained_or_it_is_said_why_not() {
     cluster.wait_ready();
     let before = maps(&cluster);
     // What is there already would be taken for the shard's.
-    let stranger = support::http::Request::put(&cluster.servers[3].addr(), "/stranger", "bytes");
+    let stranger = Request::put(&cluster.servers[3].addr(), "/stranger", "bytes");
     assert_eq!(stranger.send_blocking().expect("an answer").status, 201);
     let said = cluster.admin.run("drain-server", ["1", "--to", &spare]);
     assert!(said.code == 1 && said.stderr.contains("holds 1 blobs of something else"), "{said:?}");
