@@ -36,6 +36,10 @@ pub struct Config {
     #[arg(long, env = "BACKPACK_COORDINATOR_MAX_BACKLOG", default_value_t = 100_000, value_name = "TASKS")]
     pub max_backlog: u64,
 
+    /// Milliseconds that a server may take to begin its answer to a read before another one is asked too; 0: for ever
+    #[arg(long, env = "BACKPACK_COORDINATOR_HEDGE_AFTER", default_value_t = 100, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub hedge_after: u64,
+
     /// Where bodies of unknown length are kept for servers that take only bodies of known length
     #[arg(long, env = "BACKPACK_COORDINATOR_SPOOL_DIR", default_value_os_t = std::env::temp_dir(), value_name = "DIR")]
     pub spool_dir: PathBuf,
@@ -48,5 +52,9 @@ impl Config {
 
     pub(super) fn flush_every(&self) -> Duration {
         Duration::from_millis(self.flush)
+    }
+
+    pub(super) fn hedge_after(&self) -> Option<Duration> {
+        (self.hedge_after > 0).then(|| Duration::from_millis(self.hedge_after))
     }
 }

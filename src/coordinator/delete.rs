@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode};
 use super::{
     Coordinator,
     error::{RequestError, Tried},
+    fleet::Door,
     tasks::TaskOrigin,
     upload::{MAX_VERSIONS_TRIED, write_level},
 };
@@ -41,9 +42,7 @@ impl Coordinator {
         let map = self.known_map().await?;
         let shard = self.find_shard(&map, shard)?;
         let level = write_level(&map, &shard.pool, asked)?;
-        let mut servers = self.order_servers(&map, &shard, true);
-        // First where it is read.
-        servers.sort_by_key(|server| !shard.is_first(&server.id));
+        let servers = self.order_for_write(&map, &shard, true);
         let coordinator = Arc::clone(self);
         let id = id.clone();
         // A task of its own: a client that goes away must not leave a delete half made.
@@ -116,7 +115,7 @@ impl Delete<'_> {
     async fn delete_on(&mut self, coordinator: &Coordinator, server: &Server) -> Result<(), Version> {
         match coordinator.servers.delete(server, self.key, self.version, self.id).await {
             Ok(deleted) => {
-                coordinator.fleet.succeeded(&server.id);
+                coordinator.fleet.succeeded(&server.id, Door::Write);
                 self.freed = self.freed.max(deleted.replaced);
                 if let Some(seen) = deleted.clock {
                     coordinator.clock.follow(seen);
@@ -127,7 +126,7 @@ impl Delete<'_> {
                 self.done.push(server.id.clone());
             }
             Err(error) => {
-                coordinator.fleet.failed(&server.id, &error);
+                coordinator.fleet.failed(&server.id, Door::Write, &error);
                 let (server, request_id, key) = (&server.id, self.id, self.key);
                 tracing::warn!(%server, %error, %request_id, %key, "server did not take the delete");
                 self.failed.0.push((server.clone(), error));

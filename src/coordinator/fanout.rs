@@ -8,7 +8,7 @@ use http::HeaderMap;
 
 use super::{
     error::{RequestError, Tried},
-    fleet::Fleet,
+    fleet::{Door, Fleet},
     source::Source,
     usage::Reservation,
 };
@@ -238,7 +238,7 @@ impl<'a> Fanout<'a> {
         };
         let (sender, body) = PutBody::channel(head.length);
         let target = Arc::clone(&server);
-        let in_flight = self.fleet.begin(&server.id);
+        let in_flight = self.fleet.begin(&server.id, Door::Write);
         let put = async move {
             let result = self.servers.put(&target, &head, body, self.blob.id).await;
             drop(in_flight);
@@ -262,9 +262,9 @@ impl<'a> Fanout<'a> {
 
     fn note(&self, server: &Server, result: &Result<Stored, ServerError>) {
         match result {
-            Ok(_) => self.fleet.succeeded(&server.id),
+            Ok(_) => self.fleet.succeeded(&server.id, Door::Write),
             Err(error) => {
-                self.fleet.failed(&server.id, error);
+                self.fleet.failed(&server.id, Door::Write, error);
                 metrics::counter!("backpack_coordinator_server_errors_total", "error" => error.label())
                     .increment(1);
                 let (server, request_id, key) = (&server.id, self.blob.id, self.blob.key);

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use http::{StatusCode, header};
 
-use super::{Coordinator, error::RequestError, fanout::Reached, tasks::TaskOrigin, usage::Reservation};
+use super::{
+    Coordinator, error::RequestError, fanout::Reached, fleet::Door, tasks::TaskOrigin, usage::Reservation,
+};
 use crate::{
     client::{CopyPlan, Unpaced},
     http::{
@@ -50,7 +52,10 @@ impl Finish {
             reached.stored.iter().map(|(server, _)| Arc::clone(server)).collect();
         if have.len() < self.wanted {
             // Those that are down would hold the client up; they get tasks.
-            self.copy_to_missing(coordinator, &mut have, |server| !coordinator.fleet.is_down(server)).await;
+            self.copy_to_missing(coordinator, &mut have, |server| {
+                !coordinator.fleet.is_down(server, Door::Write)
+            })
+            .await;
         }
         let holders: Vec<ServerId> = have.iter().map(|server| server.id.clone()).collect();
         if let Err(why) = coordinator.push(self.tasks(&have, &holders), &holders).await {

@@ -1,4 +1,5 @@
-//! What this coordinator knows of the servers from its own requests: uploads in flight, failures, habits.
+//! What this coordinator knows of the servers from its own requests: requests in flight, failures, how fast they answer,
+//! habits. Reads and writes are told apart: a disk that takes no writes may still be read, and the other way round.
 
 use std::{
     collections::HashMap,
@@ -9,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
-use super::placement::Standing;
+use super::{pace::Pace, placement::Standing};
 use crate::{
     client::ServerError,
     daemon::Backoff,
@@ -21,6 +22,19 @@ use crate::{
 /// How long a server that failed is asked last. Short at first, for most failures are restarts.
 const PAUSE: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(15) };
 
+/// So many reads in a row, overtaken by another server each, make a server count as failed: one or two are the chance
+/// of a disk that had to seek.
+const OVERTAKEN_IN_A_ROW: u32 = 3;
+
+/// What a server is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// GET and HEAD.
+    Read,
+    /// PUT and DELETE.
+    Write,
+}
+
 /// Every server this coordinator has dealt with.
 pub struct Fleet {
     started: Instant,
@@ -29,21 +43,62 @@ pub struct Fleet {
 
 #[derive(Default)]
 struct State {
-    in_flight: AtomicUsize,
-    failures: AtomicU32,
-    /// Milliseconds after `Fleet::started`; 0 when it is not down.
-    down_until_ms: AtomicU64,
+    read: Record,
+    write: Record,
+    pace: Mutex<Pace>,
     was_live: AtomicBool,
     is_live: AtomicBool,
     needs_length: AtomicBool,
 }
 
-/// One upload on its way to a server; counted until dropped.
-pub struct InFlight(Arc<State>);
+/// How a server did, in one respect.
+#[derive(Default)]
+struct Record {
+    in_flight: AtomicUsize,
+    failures: AtomicU32,
+    overtaken: AtomicU32,
+    /// Milliseconds after `Fleet::started`; 0 when it is not down.
+    down_until_ms: AtomicU64,
+}
+
+impl Record {
+    fn worked(&self) {
+        self.failures.store(0, Relaxed);
+        self.overtaken.store(0, Relaxed);
+        self.down_until_ms.store(0, Relaxed);
+    }
+
+    fn failed(&self, now_ms: u64) {
+        let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
+        let pause = PAUSE.jittered(failures).as_millis() as u64;
+        self.down_until_ms.store(now_ms + pause.max(1), Relaxed);
+    }
+
+    fn is_down(&self, now_ms: u64) -> bool {
+        let pauses = self.down_until_ms.load(Relaxed) > now_ms;
+        let is_tried = self.failures.load(Relaxed) > 0 && self.in_flight.load(Relaxed) > 0;
+        pauses || is_tried
+    }
+}
+
+impl State {
+    fn record(&self, door: Door) -> &Record {
+        match door {
+            Door::Read => &self.read,
+            Door::Write => &self.write,
+        }
+    }
+}
+
+/// One request on its way to a server; counted until dropped.
+pub struct InFlight {
+    state: Arc<State>,
+    door: Door,
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
+        self.state.record(self.door).in_flight.fetch_sub(1, Relaxed);
     }
 }
 
@@ -73,51 +128,63 @@ impl Fleet {
             let state = self.state(id);
             if live && !state.is_live.load(Relaxed) {
                 // It came back: whatever failed before is over.
-                state.failures.store(0, Relaxed);
-                state.down_until_ms.store(0, Relaxed);
+                state.read.worked();
+                state.write.worked();
             }
             state.is_live.store(live, Relaxed);
             state.was_live.fetch_or(live, Relaxed);
         }
     }
 
-    /// Counts an upload on its way to a server.
-    pub fn begin(&self, id: &ServerId) -> InFlight {
+    /// Counts a request on its way to a server.
+    pub fn begin(&self, id: &ServerId, door: Door) -> InFlight {
         let state = self.state(id);
-        state.in_flight.fetch_add(1, Relaxed);
-        InFlight(state)
+        state.record(door).in_flight.fetch_add(1, Relaxed);
+        InFlight { state, door }
     }
 
     /// A request to the server went well.
-    pub fn succeeded(&self, id: &ServerId) {
-        let state = self.state(id);
-        state.failures.store(0, Relaxed);
-        state.down_until_ms.store(0, Relaxed);
+    pub fn succeeded(&self, id: &ServerId, door: Door) {
+        self.state(id).record(door).worked();
+    }
+
+    /// The server stored a blob, so long after it had all of it.
+    pub fn stored_within(&self, id: &ServerId, took: Duration) {
+        self.state(id).pace.lock().note(took, Instant::now());
     }
 
     /// A request to the server failed.
-    pub fn failed(&self, id: &ServerId, error: &ServerError) {
+    pub fn failed(&self, id: &ServerId, door: Door, error: &ServerError) {
         let state = self.state(id);
         if *error == ServerError::NeedsLength {
             state.needs_length.store(true, Relaxed);
         }
         if error.is_down() || *error == ServerError::Full {
-            let failures = state.failures.fetch_add(1, Relaxed).saturating_add(1);
-            let pause = PAUSE.jittered(failures).as_millis() as u64;
-            state.down_until_ms.store(self.now_ms() + pause.max(1), Relaxed);
+            state.record(door).failed(self.now_ms());
+        }
+        if let ServerError::Unreachable(_) = error {
+            // Nobody is there at all.
+            let other = if door == Door::Read { Door::Write } else { Door::Read };
+            state.record(other).failed(self.now_ms());
         }
     }
 
-    /// Whether the server failed lately, or is being tried again: one upload finds out, for a server that hangs holds
-    /// each up for long.
-    pub fn is_down(&self, id: &ServerId) -> bool {
-        self.is_state_down(&self.state(id))
+    /// Another server answered a read that this one was asked for earlier. Whether it is left alone for that.
+    pub fn overtaken(&self, id: &ServerId) -> bool {
+        let state = self.state(id);
+        let in_a_row = state.read.overtaken.fetch_add(1, Relaxed).saturating_add(1);
+        // One that failed already is being tried: once is enough.
+        let is_slow = in_a_row >= OVERTAKEN_IN_A_ROW || state.read.failures.load(Relaxed) > 0;
+        if is_slow {
+            state.read.failed(self.now_ms());
+        }
+        is_slow
     }
 
-    fn is_state_down(&self, state: &State) -> bool {
-        let pauses = state.down_until_ms.load(Relaxed) > self.now_ms();
-        let is_tried = state.failures.load(Relaxed) > 0 && state.in_flight.load(Relaxed) > 0;
-        pauses || is_tried
+    /// Whether the server failed lately, or is being tried again: one request finds out, for a server that hangs holds
+    /// each up for long.
+    pub fn is_down(&self, id: &ServerId, door: Door) -> bool {
+        self.state(id).record(door).is_down(self.now_ms())
     }
 
     /// Whether the server refuses bodies of unknown length.
@@ -125,14 +192,29 @@ impl Fleet {
         self.state(id).needs_length.load(Relaxed)
     }
 
-    /// What placement wants to know, for an upload of known or unknown length.
-    pub fn standing(&self, id: &ServerId, length_known: bool) -> Standing {
+    /// What placement wants to know of a server that is to be read.
+    pub fn standing_for_read(&self, id: &ServerId) -> Standing {
+        self.standing(id, Door::Read)
+    }
+
+    /// What placement wants to know, for an upload of known or unknown length, or a delete.
+    pub fn standing_for_write(&self, id: &ServerId, length_known: bool) -> Standing {
         let state = self.state(id);
         Standing {
-            down: self.is_state_down(&state),
-            gone: state.was_live.load(Relaxed) && !state.is_live.load(Relaxed),
             spool: !length_known && state.needs_length.load(Relaxed),
-            in_flight: state.in_flight.load(Relaxed),
+            answers_within: state.pace.lock().now(Instant::now()),
+            ..self.standing(id, Door::Write)
+        }
+    }
+
+    fn standing(&self, id: &ServerId, door: Door) -> Standing {
+        let state = self.state(id);
+        let record = state.record(door);
+        Standing {
+            down: record.is_down(self.now_ms()),
+            gone: state.was_live.load(Relaxed) && !state.is_live.load(Relaxed),
+            in_flight: record.in_flight.load(Relaxed),
+            ..Standing::default()
         }
     }
 }
@@ -146,12 +228,12 @@ mod tests {
     fn a_failure_counts_against_a_server_until_it_answers_or_comes_back() {
         let fleet = Fleet::default();
         let id: ServerId = "1".parse().unwrap();
-        fleet.failed(&id, &ServerError::Missing);
-        assert!(!fleet.is_down(&id));
-        fleet.failed(&id, &ServerError::Unreachable("refused".into()));
-        assert!(fleet.is_down(&id));
-        fleet.succeeded(&id);
-        assert!(!fleet.is_down(&id));
+        fleet.failed(&id, Door::Write, &ServerError::Missing);
+        assert!(!fleet.is_down(&id, Door::Write));
+        fleet.failed(&id, Door::Write, &ServerError::Unreachable("refused".into()));
+        assert!(fleet.is_down(&id, Door::Write));
+        fleet.succeeded(&id, Door::Write);
+        assert!(!fleet.is_down(&id, Door::Write));
 
         let mut map = ClusterMap::default();
         map.servers.insert(id.clone(), Arc::new(Server { id: id.clone(), host: "h".into(), port: 1 }));
@@ -159,29 +241,29 @@ mod tests {
         fleet.follow(&map);
         map.live.clear();
         fleet.follow(&map);
-        assert!(fleet.standing(&id, true).gone);
-        fleet.failed(&id, &ServerError::Unreachable("refused".into()));
+        assert!(fleet.standing_for_write(&id, true).gone);
+        fleet.failed(&id, Door::Write, &ServerError::Unreachable("refused".into()));
         map.live.insert(id.clone());
         fleet.follow(&map);
-        assert_eq!(fleet.standing(&id, true), Standing::default());
+        assert_eq!(fleet.standing_for_write(&id, true), Standing::default());
     }
 
     #[test]
     fn one_upload_tries_a_server_that_failed() {
         let fleet = Fleet::default();
         let id: ServerId = "1".parse().unwrap();
-        let first = fleet.begin(&id);
-        assert!(!fleet.is_down(&id));
-        fleet.failed(&id, &ServerError::Unreachable("refused".into()));
+        let first = fleet.begin(&id, Door::Write);
+        assert!(!fleet.is_down(&id, Door::Write));
+        fleet.failed(&id, Door::Write, &ServerError::Unreachable("refused".into()));
         // The pause is over.
-        fleet.state(&id).down_until_ms.store(0, Relaxed);
-        assert!(fleet.is_down(&id), "an upload is under way there");
+        fleet.state(&id).write.down_until_ms.store(0, Relaxed);
+        assert!(fleet.is_down(&id, Door::Write), "an upload is under way there");
         drop(first);
-        assert!(!fleet.is_down(&id), "the next one tries it");
-        let second = fleet.begin(&id);
-        assert!(fleet.is_down(&id));
-        fleet.succeeded(&id);
-        assert!(!fleet.is_down(&id));
+        assert!(!fleet.is_down(&id, Door::Write), "the next one tries it");
+        let second = fleet.begin(&id, Door::Write);
+        assert!(fleet.is_down(&id, Door::Write));
+        fleet.succeeded(&id, Door::Write);
+        assert!(!fleet.is_down(&id, Door::Write));
         drop(second);
     }
 
@@ -189,10 +271,41 @@ mod tests {
     fn uploads_in_flight_are_counted_until_dropped() {
         let fleet = Fleet::default();
         let id: ServerId = "1".parse().unwrap();
-        let first = fleet.begin(&id);
-        let second = fleet.begin(&id);
-        assert_eq!(fleet.standing(&id, true).in_flight, 2);
+        let first = fleet.begin(&id, Door::Write);
+        let second = fleet.begin(&id, Door::Write);
+        assert_eq!(fleet.standing_for_write(&id, true).in_flight, 2);
         drop((first, second));
-        assert_eq!(fleet.standing(&id, true).in_flight, 0);
+        assert_eq!(fleet.standing_for_write(&id, true).in_flight, 0);
+    }
+
+    #[test]
+    fn reads_and_writes_are_told_apart_but_for_a_server_that_is_not_there() {
+        let fleet = Fleet::default();
+        let id: ServerId = "1".parse().unwrap();
+        fleet.failed(&id, Door::Write, &ServerError::Stalled(Duration::from_secs(1)));
+        assert!(fleet.is_down(&id, Door::Write));
+        assert!(!fleet.is_down(&id, Door::Read));
+        fleet.succeeded(&id, Door::Read);
+        assert!(fleet.is_down(&id, Door::Write), "that it is read says nothing of its writes");
+        fleet.succeeded(&id, Door::Write);
+        fleet.failed(&id, Door::Write, &ServerError::Unreachable("refused".into()));
+        assert!(fleet.is_down(&id, Door::Read));
+    }
+
+    #[test]
+    fn reads_overtaken_in_a_row_count_as_a_failure() {
+        let fleet = Fleet::default();
+        let id: ServerId = "1".parse().unwrap();
+        assert!(!fleet.overtaken(&id));
+        assert!(!fleet.overtaken(&id));
+        fleet.succeeded(&id, Door::Read);
+        assert!(!fleet.overtaken(&id));
+        assert!(!fleet.overtaken(&id));
+        assert!(!fleet.is_down(&id, Door::Read));
+        assert!(fleet.overtaken(&id));
+        assert!(fleet.is_down(&id, Door::Read));
+        assert!(fleet.overtaken(&id), "the one read that tries it again is enough");
+        fleet.succeeded(&id, Door::Read);
+        assert!(!fleet.overtaken(&id));
     }
 }

@@ -4,10 +4,12 @@
 //! - `routes`: which request is what; `error`: what a client is told
 //! - `upload` -> `fanout` -> `finish`: an upload's way; `source`: its body; `placement`: where it goes
 //! - `fleet`: what is known of the servers; `tasks`: what is left for the replicators; `backlog`: what is not;
-//!   `usage` and `flush`: used bytes
-//! - `read`, `delete`: the other verbs; `clock`: whether the coordinators' clocks agree
+//!   `usage` and `flush`: used bytes; `pace`: who is slow
+//! - `read`, `delete`: the other verbs; `ask` and `hedge`: which servers a read asks, and when; `repairs`: what it found missing
+//! - `clock`: whether the coordinators' clocks agree
 //! - `stats`, `statsd`, `dump`: what is said about all this
 
+mod ask;
 mod backlog;
 mod clock;
 mod config;
@@ -18,8 +20,11 @@ mod fanout;
 mod finish;
 mod fleet;
 mod flush;
+mod hedge;
+mod pace;
 mod placement;
 mod read;
+mod repairs;
 mod routes;
 mod source;
 mod stats;
@@ -104,7 +109,8 @@ struct Coordinator {
     fleet: fleet::Fleet,
     backlogs: backlog::Backlogs,
     usage: usage::Usage,
-    repairs: read::Repairs,
+    repairs: repairs::Repairs,
+    hedges: hedge::Budget,
     totals: stats::Totals,
     clock: VersionClock,
     batches: flush::Batches,
@@ -132,7 +138,8 @@ pub async fn serve(listener: TcpListener, config: Config, deps: Deps, shutdown: 
         fleet: fleet::Fleet::default(),
         backlogs: backlog::Backlogs::default(),
         usage: usage::Usage::default(),
-        repairs: read::Repairs::default(),
+        repairs: repairs::Repairs::default(),
+        hedges: hedge::Budget::default(),
         totals: stats::Totals::default(),
         clock: deps.clock,
         batches: flush::Batches::default(),
@@ -188,9 +195,19 @@ impl Coordinator {
     }
 
     /// The servers of a shard, the best first, for a body of known or unknown length (or none).
-    fn order_servers(&self, map: &ClusterMap, shard: &Shard, length_known: bool) -> Vec<Arc<model::Server>> {
-        let standing = |id: &_| self.fleet.standing(id, length_known);
+    fn order_for_write(
+        &self,
+        map: &ClusterMap,
+        shard: &Shard,
+        length_known: bool,
+    ) -> Vec<Arc<model::Server>> {
+        let standing = |id: &_| self.fleet.standing_for_write(id, length_known);
         placement::order_servers(map, shard, standing, || fastrand::u64(..))
+    }
+
+    /// The servers of a shard, the best to read first.
+    fn order_for_read(&self, map: &ClusterMap, shard: &Shard) -> Vec<Arc<model::Server>> {
+        placement::order_servers(map, shard, |id| self.fleet.standing_for_read(id), || fastrand::u64(..))
     }
 
     /// Takes over each change of the map, and says whether uploads can be taken.

@@ -1,7 +1,7 @@
 //! Where an upload goes: which shard, and which of its servers first. Pure decisions; what is known of servers and
 //! usage comes in as functions.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use crate::model::{ClusterMap, PoolName, Server, ServerId, Shard, ShardId};
 
@@ -63,7 +63,7 @@ fn worse(before: NoShard, now: NoShard) -> NoShard {
 }
 
 /// What placement wants to know about a server.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Standing {
     /// It failed lately, and its pause is not over.
     pub down: bool,
@@ -71,12 +71,21 @@ pub struct Standing {
     pub gone: bool,
     /// This upload would have to be spooled for it.
     pub spool: bool,
-    /// Uploads on their way to it.
+    /// Requests on their way to it.
     pub in_flight: usize,
+    /// What it lately took to store a blob; zero where nothing is known.
+    pub answers_within: Duration,
 }
 
-/// The servers of a shard, the best first: those that answer, then those with the fewest uploads in flight; equals
-/// in random order. Servers that are down come last: when all else failed they are still worth a try.
+/// A server is slow that takes so many times as long as the fastest of its shard.
+const SLOW_FACTOR: u32 = 8;
+
+/// However fast the fastest is, less than this is not slow: a disk that syncs takes some tens of milliseconds.
+const NEVER_SLOW: Duration = Duration::from_millis(100);
+
+/// The servers of a shard, the best first: those that answer, of these those that are not slow, then those with the fewest
+/// requests in flight; equals in random order. Servers that are down come last: when all else failed they are still worth
+/// a try.
 pub fn order_servers(
     map: &ClusterMap,
     shard: &Shard,
@@ -84,9 +93,15 @@ pub fn order_servers(
     mut random: impl FnMut() -> u64,
 ) -> Vec<Arc<Server>> {
     let mut servers: Vec<_> =
-        map.servers_of(shard).map(|server| ((standing(&server.id), random()), Arc::clone(server))).collect();
-    servers.sort_by_key(|(key, _)| *key);
-    servers.into_iter().map(|(_, server)| server).collect()
+        map.servers_of(shard).map(|server| (standing(&server.id), random(), Arc::clone(server))).collect();
+    let answering = servers.iter().filter(|(standing, ..)| !standing.down && !standing.gone);
+    let fastest = answering.map(|(standing, ..)| standing.answers_within).min().unwrap_or_default();
+    let slow = NEVER_SLOW.max(fastest * SLOW_FACTOR);
+    servers.sort_by_key(|(standing, random, _)| {
+        let Standing { down, gone, spool, in_flight, answers_within } = *standing;
+        (down, gone, spool, answers_within > slow, in_flight, *random)
+    });
+    servers.into_iter().map(|(.., server)| server).collect()
 }
 
 /// Whether an upload to so many servers of a shard may go to this one. One that is on its way in or out of the shard never has an
@@ -177,8 +192,8 @@ mod tests {
         assert_eq!(full, Err(NoShard::NoRoom));
     }
 
-    #[test]
-    fn servers_that_answer_and_have_little_to_do_come_first() {
+    /// The servers a to d in the order of how they stand.
+    fn order(standing: impl Fn(&str) -> Standing) -> Vec<String> {
         let mut map = map(&[("1", 100, 0, false)]);
         let names = ["a", "b", "c", "d"];
         for name in names {
@@ -187,14 +202,34 @@ mod tests {
         }
         let mut shard = (**map.shards.values().next().unwrap()).clone();
         shard.servers = names.iter().map(|name| name.parse().unwrap()).collect();
-        let standing = |id: &ServerId| match id.as_str() {
+        let order = order_servers(&map, &shard, |id| standing(id.as_str()), || 0);
+        order.iter().map(|server| server.id.to_string()).collect()
+    }
+
+    #[test]
+    fn servers_that_answer_and_have_little_to_do_come_first() {
+        let order = order(|id| match id {
             "a" => Standing { down: true, ..Standing::default() },
             "b" => Standing { in_flight: 2, ..Standing::default() },
             "c" => Standing { gone: true, ..Standing::default() },
             _ => Standing { in_flight: 1, ..Standing::default() },
+        });
+        assert_eq!(order, ["d", "b", "c", "a"]);
+    }
+
+    #[test]
+    fn a_slow_server_comes_after_those_that_have_more_to_do_and_before_one_that_is_down() {
+        let takes = |ms| Standing { answers_within: Duration::from_millis(ms), ..Standing::default() };
+        let beside = |fastest_ms| {
+            order(|id| match id {
+                "a" => Standing { down: true, ..takes(1) },
+                "b" => takes(900),
+                "c" => Standing { in_flight: 9, ..takes(fastest_ms) },
+                _ => Standing { in_flight: 1, ..takes(fastest_ms + 20) },
+            })
         };
-        let order = order_servers(&map, &shard, standing, || 0);
-        assert_eq!(order.iter().map(|server| server.id.as_str()).collect::<Vec<_>>(), ["d", "b", "c", "a"]);
+        assert_eq!(beside(5), ["d", "c", "b", "a"]);
+        assert_eq!(beside(120), ["b", "d", "c", "a"], "all of them take long");
     }
 
     #[test]

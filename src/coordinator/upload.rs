@@ -10,13 +10,14 @@ use super::{
     error::{RequestError, Tried},
     fanout::{Blob, Fanout, Reached, ShardFailure},
     finish::Finish,
+    fleet::Door,
     placement::{self, NoShard},
     source::Source,
     usage::Reservation,
 };
 use crate::{
     http::{Answer, RequestBody, RequestId, headers, verify::Expected},
-    model::{ClusterMap, Key, Meta, PoolName, Server, Shard, ShardId, Version, WriteLevel, size},
+    model::{ClusterMap, Key, Meta, PoolName, Shard, ShardId, Version, WriteLevel, size},
 };
 
 /// An upload that fails in so many shards fails: each may cost a connection time-out per server, and a client waits.
@@ -179,9 +180,8 @@ impl Coordinator {
                 Err(NoShard::AllDown) => return Err(no_server(fanout, tried)),
             };
             let mut reservation = self.usage.reserve(&shard, need);
+            let candidates = self.order_for_write(map, &shard, source.known_length().is_some());
             let needed = level.copies(shard.servers.len());
-            let servers = self.order_servers(map, &shard, source.known_length().is_some());
-            let candidates = placement::candidates(&shard, servers, needed);
             match fanout.run(source, candidates, needed, &mut reservation).await {
                 Ok(reached) => return Ok((shard, reached, reservation)),
                 Err(ShardFailure::Over(error)) => return Err(error),
@@ -204,17 +204,12 @@ impl Coordinator {
         tried: &HashSet<ShardId>,
     ) -> Result<Arc<Shard>, NoShard> {
         let used = |shard: &Shard| self.usage.used(shard);
-        let needed = |shard: &Shard| level.copies(shard.servers.len());
-        let takers = |shard: &Shard, are_up: bool| {
-            let takes = |server: &&Arc<Server>| {
-                placement::may_take(shard, &server.id, needed(shard))
-                    && !(are_up && self.fleet.is_down(&server.id))
-            };
-            map.servers_of(shard).filter(takes).count()
+        let up = |shard: &Shard| {
+            map.servers_of(shard).filter(|server| !self.fleet.is_down(&server.id, Door::Write)).count()
         };
-        let enough = |shard: &Shard| takers(shard, true) >= needed(shard);
-        let one = |shard: &Shard| takers(shard, true) > 0;
-        let any = |shard: &Shard| takers(shard, false) > 0;
+        let enough = |shard: &Shard| up(shard) >= level.copies(shard.servers.len());
+        let one = |shard: &Shard| up(shard) > 0;
+        let any = |shard: &Shard| map.servers_of(shard).next().is_some();
         let random = fastrand::f64();
         let mut chosen = Err(NoShard::AllDown);
         for answers in [&enough as &dyn Fn(&Shard) -> bool, &one, &any] {
