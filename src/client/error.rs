@@ -15,6 +15,9 @@ pub enum ServerError {
     /// It took or gave no byte for this long.
     #[error("no progress for {} s", .0.as_secs())]
     Stalled(Duration),
+    /// It makes progress, but so little that whoever asked did not wait for the end.
+    #[error("too slow: it kept others waiting for {} s", .0.as_secs())]
+    Slow(Duration),
     /// The connection ended in the middle.
     #[error("the connection broke: {0}")]
     Broken(String),
@@ -60,7 +63,10 @@ pub enum ServerError {
 impl ServerError {
     /// The server itself is in trouble, so other requests would fail there too.
     pub fn is_down(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Stalled(_) | Self::Broken(_) | Self::NotReady { .. })
+        matches!(
+            self,
+            Self::Unreachable(_) | Self::Stalled(_) | Self::Slow(_) | Self::Broken(_) | Self::NotReady { .. }
+        )
     }
 
     /// A short name for metrics.
@@ -68,6 +74,7 @@ impl ServerError {
         match self {
             Self::Unreachable(_) => "unreachable",
             Self::Stalled(_) => "stalled",
+            Self::Slow(_) => "slow",
             Self::Broken(_) => "broken",
             Self::Full => "full",
             Self::NeedsLength => "needs_length",

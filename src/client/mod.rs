@@ -120,6 +120,11 @@ impl Servers {
         Ok(body.to_bytes())
     }
 
+    /// Time-outs towards all of them.
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
     /// Sends a request without a body and waits for the answer's head.
     async fn send(&self, head: Request<()>) -> Result<Response<Incoming>, ServerError> {
         let answer = async {

@@ -36,6 +36,11 @@ pub struct Config {
     #[arg(long, env = "BACKPACK_COORDINATOR_MAX_BACKLOG", default_value_t = 100_000, value_name = "TASKS")]
     pub max_backlog: u64,
 
+    /// Milliseconds that a server may keep an upload waiting before the upload goes to another one that answers, as long as
+    /// it can be sent anew; a server gets a second more for each megabyte. Syncs of a busy disk take some tenths of a second
+    #[arg(long, env = "BACKPACK_COORDINATOR_PATIENCE", default_value_t = 2000, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    pub patience: u64,
+
     /// Milliseconds that a server may take to begin its answer to a read before another one is asked too; 0: for ever
     #[arg(long, env = "BACKPACK_COORDINATOR_HEDGE_AFTER", default_value_t = 100, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
     pub hedge_after: u64,
@@ -56,5 +61,9 @@ impl Config {
 
     pub(super) fn hedge_after(&self) -> Option<Duration> {
         (self.hedge_after > 0).then(|| Duration::from_millis(self.hedge_after))
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        Duration::from_millis(self.patience)
     }
 }

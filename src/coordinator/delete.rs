@@ -1,8 +1,9 @@
 //! DELETE of `/<shard>:<key>`: a tombstone on enough servers, a task for each of the others.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, StatusCode};
+use tokio::time::timeout;
 
 use super::{
     Coordinator,
@@ -75,7 +76,12 @@ impl Delete<'_> {
         let mut rest = servers.iter();
         while self.done.len() < wanted {
             let Some(server) = rest.next() else { break };
-            if let Err(held) = self.delete_on(coordinator, server).await {
+            // Where the others are enough, one that is silent is left to its task.
+            let others =
+                rest.as_slice().iter().filter(|other| !coordinator.fleet.is_down(&other.id, Door::Write));
+            let patience =
+                (others.count() >= wanted - self.done.len()).then(|| coordinator.config.patience());
+            if let Err(held) = self.delete_on(coordinator, server, patience).await {
                 self.outrun(coordinator, held)?;
                 rest = servers.iter();
             }
@@ -87,7 +93,7 @@ impl Delete<'_> {
         if let Err(why) = coordinator.push(self.tasks(), &self.done).await {
             for server in rest {
                 // Where a newer version stays, it is not done.
-                let _ = self.delete_on(coordinator, server).await;
+                let _ = self.delete_on(coordinator, server, None).await;
             }
             if self.done.len() < self.shard.servers.len() {
                 return Err(RequestError::NotSafe(why));
@@ -111,9 +117,22 @@ impl Delete<'_> {
         Ok(())
     }
 
-    /// The error is the newer version that the server keeps. A server that fails is noted.
-    async fn delete_on(&mut self, coordinator: &Coordinator, server: &Server) -> Result<(), Version> {
-        match coordinator.servers.delete(server, self.key, self.version, self.id).await {
+    /// The error is the newer version that the server keeps. A server that fails is noted, and one that takes longer than
+    /// the patience.
+    async fn delete_on(
+        &mut self,
+        coordinator: &Coordinator,
+        server: &Server,
+        patience: Option<Duration>,
+    ) -> Result<(), Version> {
+        let in_flight = coordinator.fleet.begin(&server.id, Door::Write);
+        let deleting = coordinator.servers.delete(server, self.key, self.version, self.id);
+        let deleted = match patience {
+            None => deleting.await,
+            Some(patience) => timeout(patience, deleting).await.unwrap_or(Err(ServerError::Slow(patience))),
+        };
+        drop(in_flight);
+        match deleted {
             Ok(deleted) => {
                 coordinator.fleet.succeeded(&server.id, Door::Write);
                 self.freed = self.freed.max(deleted.replaced);

@@ -1,19 +1,19 @@
-//! Streams one body to several servers of one shard at once, replacing servers that fail early by others.
+//! Streams one body to several servers of one shard at once, replacing servers that fail or are late by others.
 
 use std::{collections::VecDeque, path::Path, sync::Arc};
 
-use bytes::Bytes;
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http::HeaderMap;
 
 use super::{
     error::{RequestError, Tried},
     fleet::{Door, Fleet},
+    lag::Patience,
+    running::{Known, Part, Running},
     source::Source,
     usage::Reservation,
 };
 use crate::{
-    client::{PutBody, PutHead, PutSender, ServerError, Servers, Stored},
+    client::{PutHead, ServerError, Servers, Stored},
     http::RequestId,
     model::{Key, Meta, Server, Version, size},
 };
@@ -61,89 +61,57 @@ pub struct Fanout<'a> {
     pub servers: &'a Servers,
     /// What is known of the servers.
     pub fleet: &'a Fleet,
+    /// How long a server may keep the upload waiting.
+    pub patience: Patience,
     /// Where bodies are spooled for servers that want a length.
     pub spool_dir: &'a Path,
     /// What is stored.
     pub blob: Blob<'a>,
 }
 
-/// What is handed to a server: the next bytes, or the word that the body is complete.
-enum Part {
-    Bytes(Bytes),
-    End,
-}
-
-/// How a request ended.
-struct Outcome {
-    server: Arc<Server>,
-    /// It was told the body's length.
-    had_length: bool,
-    result: Result<Stored, ServerError>,
-}
-
-/// Requests on their way.
-#[derive(Default)]
-struct Running<'a> {
-    puts: FuturesUnordered<BoxFuture<'a, Outcome>>,
-    feeds: Vec<(Arc<Server>, PutSender)>,
-    reached: Reached,
-    /// Servers that want a length, while the body has none yet. Others are better; the last resort is to spool the body.
-    want_length: Vec<Arc<Server>>,
-    /// The last part is there to be handed out. Before that no server can have the whole blob, whatever it answers.
-    complete: bool,
-}
-
-impl Running<'_> {
-    /// Servers that have the blob, or are getting it.
-    fn engaged(&self) -> usize {
-        self.puts.len() + self.reached.stored.len()
-    }
+/// The shard that an upload goes to.
+pub struct Place<'p> {
+    /// Its servers that were not asked yet, the best first.
+    pub candidates: VecDeque<Arc<Server>>,
+    /// How many of them are to have the blob.
+    pub needed: usize,
+    /// What is set aside there for the blob.
+    pub reservation: &'p mut Reservation,
+    /// Whether another shard could take the upload.
+    pub elsewhere: &'p (dyn Fn() -> bool + Send + Sync),
 }
 
 impl<'a> Fanout<'a> {
-    /// Streams the body to `needed` of the candidates, the first ones first. `Ok` says which servers have it: at least
-    /// one, but fewer than needed where servers failed after the point of replay.
-    pub async fn run(
-        &'a self,
-        source: &mut Source,
-        candidates: Vec<Arc<Server>>,
-        needed: usize,
-        reservation: &mut Reservation,
-    ) -> Result<Reached, ShardFailure> {
-        let mut candidates = VecDeque::from(candidates);
-        let mut running = Running::default();
+    /// Streams the body to as many of the candidates as are needed, the first ones first. `Ok` says which servers have it:
+    /// at least one, but fewer than needed where servers failed after the point of replay.
+    pub async fn run(&'a self, source: &mut Source, place: &mut Place<'_>) -> Result<Reached, ShardFailure> {
+        let mut running = Running::new(self);
         loop {
-            self.fill(source, &mut candidates, needed, reservation, &mut running).await?;
-            if running.puts.is_empty() {
+            self.fill(source, place, &mut running).await?;
+            // Those who are late have nothing to say any more once enough others have the blob.
+            if !running.goes_on() || running.reached.stored.len() >= place.needed {
                 break;
             }
             if source.has_ended() {
-                running.settle_next(self).await;
+                running.next_event(place, Known::of(source)).await;
                 continue;
             }
             let part = tokio::select! {
                 part = source.next() => part?,
-                Some(outcome) = running.puts.next() => {
-                    running.settle(self, outcome);
-                    continue;
-                }
+                () = running.settle_next() => continue,
             };
-            if !reservation.grow_to(source.length()) {
+            if !place.reservation.grow_to(source.length()) {
                 return Err(no_room(source));
             }
             running.complete = source.has_ended();
             if let Some(bytes) = part {
-                running.feed_all(self, &Part::Bytes(bytes)).await;
+                running.feed(&Part::Bytes(bytes), None, place, Known::of(source)).await;
             }
             if source.has_ended() {
-                running.feed_all(self, &Part::End).await;
-                running.feeds.clear();
+                running.feed(&Part::End, None, place, Known::of(source)).await;
             }
         }
-        let wanted_length =
-            running.want_length.iter().map(|server| (server.id.clone(), ServerError::NeedsLength));
-        running.reached.failed.0.extend(wanted_length);
-        self.conclude(source, running.reached).await
+        self.conclude(source, running.end()).await
     }
 
     async fn conclude(&self, source: &Source, reached: Reached) -> Result<Reached, ShardFailure> {
@@ -181,50 +149,64 @@ impl<'a> Fanout<'a> {
     async fn fill(
         &'a self,
         source: &mut Source,
-        candidates: &mut VecDeque<Arc<Server>>,
-        needed: usize,
-        reservation: &mut Reservation,
+        place: &mut Place<'_>,
         running: &mut Running<'a>,
     ) -> Result<(), ShardFailure> {
         loop {
-            while running.engaged() < needed && source.can_replay() {
+            while running.engaged() < place.needed && source.can_replay() {
                 if running.refused_for_good() {
                     return Ok(());
                 }
-                let Some(server) = candidates.pop_front() else { break };
+                let Some(server) = self.next_candidate(place, running) else { break };
                 if source.known_length().is_none() && self.fleet.needs_length(&server.id) {
                     running.want_length.push(server);
                 } else {
-                    self.start(source, server, running).await?;
+                    self.start(source, server, place, running).await?;
                 }
             }
             if running.engaged() > 0 || running.want_length.is_empty() || !source.can_replay() {
                 break;
             }
             source.spool(self.spool_dir).await?;
-            if !reservation.grow_to(source.length()) {
+            if !place.reservation.grow_to(source.length()) {
                 return Err(no_room(source));
             }
-            candidates.extend(running.want_length.drain(..));
+            place.candidates.extend(running.want_length.drain(..));
+        }
+        if !source.can_replay() {
+            return Ok(());
         }
         // Those that want a length get their copies from the others, which costs no level.
-        let short = running.engaged() + running.want_length.len() < needed;
-        if short && needed > 1 && source.can_replay() && !source.has_ended() {
-            // The level cannot be reached here, and no server has the last byte yet: better a shard where it can.
-            let tried = std::mem::take(&mut running.reached.failed);
+        let short = running.engaged() + running.want_length.len() < place.needed;
+        let no_level = short && place.needed > 1 && !source.has_ended();
+        let all_late = running.engaged() == 0 && running.has_late() && (place.elsewhere)();
+        if no_level || all_late {
+            // The level cannot be reached here, and no server has the last byte yet; or none of them answers. Better a
+            // shard where it can.
             return Err(if running.refused_for_good() {
                 RequestError::Precondition.into()
             } else {
-                ShardFailure::Elsewhere(tried)
+                ShardFailure::Elsewhere(running.said())
             });
         }
         Ok(())
+    }
+
+    /// The next server to ask. In the place of one that is late only one that answers is worth it.
+    fn next_candidate(&self, place: &mut Place<'_>, running: &Running<'_>) -> Option<Arc<Server>> {
+        if !running.has_late() {
+            return place.candidates.pop_front();
+        }
+        let answers = |server: &Arc<Server>| !self.fleet.is_down(&server.id, Door::Write);
+        let next = place.candidates.iter().position(answers)?;
+        place.candidates.remove(next)
     }
 
     async fn start(
         &'a self,
         source: &mut Source,
         server: Arc<Server>,
+        place: &Place<'_>,
         running: &mut Running<'a>,
     ) -> Result<(), ShardFailure> {
         running.complete = source.has_ended();
@@ -236,41 +218,17 @@ impl<'a> Fanout<'a> {
             checksum: source.has_ended().then(|| source.checksum()),
             conditions: self.blob.conditions.clone(),
         };
-        let (sender, body) = PutBody::channel(head.length);
-        let target = Arc::clone(&server);
-        let in_flight = self.fleet.begin(&server.id, Door::Write);
-        let put = async move {
-            let result = self.servers.put(&target, &head, body, self.blob.id).await;
-            drop(in_flight);
-            Outcome { server: target, had_length: head.length.is_some(), result }
-        };
-        running.puts.push(Box::pin(put));
+        let id = server.id.clone();
+        running.start(server, head);
         let mut position = 0;
         while let Some(bytes) = source.replay_from(position).await? {
             position += bytes.len() as u64;
-            if !running.feed(self, &server, &sender, &Part::Bytes(bytes)).await {
-                return Ok(());
-            }
+            running.feed(&Part::Bytes(bytes), Some(&id), place, Known::of(source)).await;
         }
         if source.has_ended() {
-            running.feed(self, &server, &sender, &Part::End).await;
-        } else {
-            running.feeds.push((server, sender));
+            running.feed(&Part::End, Some(&id), place, Known::of(source)).await;
         }
         Ok(())
-    }
-
-    fn note(&self, server: &Server, result: &Result<Stored, ServerError>) {
-        match result {
-            Ok(_) => self.fleet.succeeded(&server.id, Door::Write),
-            Err(error) => {
-                self.fleet.failed(&server.id, Door::Write, error);
-                metrics::counter!("backpack_coordinator_server_errors_total", "error" => error.label())
-                    .increment(1);
-                let (server, request_id, key) = (&server.id, self.blob.id, self.blob.key);
-                tracing::warn!(%server, %error, %request_id, %key, "server did not take the upload");
-            }
-        }
     }
 }
 
@@ -285,78 +243,5 @@ fn no_room(source: &Source) -> ShardFailure {
         ShardFailure::Elsewhere(Tried::default())
     } else {
         RequestError::NoRoom(size::format(source.length())).into()
-    }
-}
-
-impl Running<'_> {
-    fn settle(&mut self, fanout: &Fanout<'_>, Outcome { server, had_length, result }: Outcome) {
-        self.feeds.retain(|(fed, _)| fed.id != server.id);
-        let result = match result {
-            Ok(_) if !self.complete => {
-                Err(ServerError::Broken("it answered before it had the whole body".to_owned()))
-            }
-            result => result,
-        };
-        fanout.note(&server, &result);
-        match result {
-            Ok(stored) => self.reached.stored.push((server, stored)),
-            Err(ServerError::NeedsLength) if !had_length => self.want_length.push(server),
-            Err(error) => self.reached.failed.0.push((server.id.clone(), error)),
-        }
-    }
-
-    async fn settle_next(&mut self, fanout: &Fanout<'_>) {
-        if let Some(outcome) = self.puts.next().await {
-            self.settle(fanout, outcome);
-        }
-    }
-
-    /// A condition that does not hold on one server is the answer; no other server is asked.
-    fn refused_for_good(&self) -> bool {
-        self.reached.failed.0.iter().any(|(_, error)| *error == ServerError::Precondition)
-    }
-
-    /// Hands a part to one server, settling requests that end meanwhile. `false` when its own request ended.
-    async fn feed(&mut self, fanout: &Fanout<'_>, server: &Server, sender: &PutSender, part: &Part) -> bool {
-        let send = async {
-            match part {
-                Part::Bytes(bytes) => sender.send(bytes.clone()).await,
-                Part::End => {
-                    sender.end().await;
-                    true
-                }
-            }
-        };
-        tokio::pin!(send);
-        loop {
-            tokio::select! {
-                biased;
-                taken = &mut send => return taken,
-                Some(outcome) = self.puts.next() => {
-                    let own = outcome.server.id == server.id;
-                    self.settle(fanout, outcome);
-                    if own {
-                        return false;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Hands a part to every server. The slowest sets the pace, until it stalls and is given up.
-    async fn feed_all(&mut self, fanout: &Fanout<'_>, part: &Part) {
-        for (server, sender) in std::mem::take(&mut self.feeds) {
-            if !self.is_running(&server) || !self.feed(fanout, &server, &sender, part).await {
-                continue;
-            }
-            self.feeds.push((server, sender));
-        }
-    }
-
-    fn is_running(&self, server: &Server) -> bool {
-        let failed = self.reached.failed.0.iter().any(|(id, _)| *id == server.id);
-        let stored = self.reached.stored.iter().any(|(done, _)| done.id == server.id);
-        let refused = self.want_length.iter().any(|refused| refused.id == server.id);
-        !failed && !stored && !refused
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! - [`serve`]: the role, started by the programs, standalone and the tests alike
 //! - `routes`: which request is what; `error`: what a client is told
-//! - `upload` -> `fanout` -> `finish`: an upload's way; `source`: its body; `placement`: where it goes
+//! - `upload` -> `fanout` (`running`) -> `finish`: an upload's way; `source`: its body; `placement`: where it goes
 //! - `fleet`: what is known of the servers; `tasks`: what is left for the replicators; `backlog`: what is not;
-//!   `usage` and `flush`: used bytes; `pace`: who is slow
+//!   `usage` and `flush`: used bytes; `pace` and `lag`: who is slow
 //! - `read`, `delete`: the other verbs; `ask` and `hedge`: which servers a read asks, and when; `repairs`: what it found missing
 //! - `clock`: whether the coordinators' clocks agree
 //! - `stats`, `statsd`, `dump`: what is said about all this
@@ -21,11 +21,13 @@ mod finish;
 mod fleet;
 mod flush;
 mod hedge;
+mod lag;
 mod pace;
 mod placement;
 mod read;
 mod repairs;
 mod routes;
+mod running;
 mod source;
 mod stats;
 mod statsd;

@@ -8,9 +8,10 @@ use hyper::body::Incoming;
 use super::{
     Coordinator,
     error::{RequestError, Tried},
-    fanout::{Blob, Fanout, Reached, ShardFailure},
+    fanout::{Blob, Fanout, Place, Reached, ShardFailure},
     finish::Finish,
     fleet::Door,
+    lag::Patience,
     placement::{self, NoShard},
     source::Source,
     usage::Reservation,
@@ -120,6 +121,7 @@ impl Coordinator {
             let fanout = Fanout {
                 servers: &self.servers,
                 fleet: &self.fleet,
+                patience: Patience { first: self.config.patience(), last: self.servers.timeouts().answer },
                 spool_dir: &self.config.spool_dir,
                 blob,
             };
@@ -180,15 +182,16 @@ impl Coordinator {
                 Err(NoShard::AllDown) => return Err(no_server(fanout, tried)),
             };
             let mut reservation = self.usage.reserve(&shard, need);
-            let candidates = self.order_for_write(map, &shard, source.known_length().is_some());
+            let candidates = self.order_for_write(map, &shard, source.known_length().is_some()).into();
+            tried_shards.insert(shard.id.clone());
+            let elsewhere = || self.has_another(map, pool, need, level, &tried_shards);
             let needed = level.copies(shard.servers.len());
-            match fanout.run(source, candidates, needed, &mut reservation).await {
+            let mut place =
+                Place { candidates, needed, reservation: &mut reservation, elsewhere: &elsewhere };
+            match fanout.run(source, &mut place).await {
                 Ok(reached) => return Ok((shard, reached, reservation)),
                 Err(ShardFailure::Over(error)) => return Err(error),
-                Err(ShardFailure::Elsewhere(said)) => {
-                    tried.0.extend(said.0);
-                    tried_shards.insert(shard.id.clone());
-                }
+                Err(ShardFailure::Elsewhere(said)) => tried.0.extend(said.0),
             }
         }
     }
@@ -204,11 +207,8 @@ impl Coordinator {
         tried: &HashSet<ShardId>,
     ) -> Result<Arc<Shard>, NoShard> {
         let used = |shard: &Shard| self.usage.used(shard);
-        let up = |shard: &Shard| {
-            map.servers_of(shard).filter(|server| !self.fleet.is_down(&server.id, Door::Write)).count()
-        };
-        let enough = |shard: &Shard| up(shard) >= level.copies(shard.servers.len());
-        let one = |shard: &Shard| up(shard) > 0;
+        let enough = |shard: &Shard| self.answering(map, shard) >= level.copies(shard.servers.len());
+        let one = |shard: &Shard| self.answering(map, shard) > 0;
         let any = |shard: &Shard| map.servers_of(shard).next().is_some();
         let random = fastrand::f64();
         let mut chosen = Err(NoShard::AllDown);
@@ -218,6 +218,26 @@ impl Coordinator {
             }
         }
         chosen
+    }
+
+    /// Whether another shard has as many servers that answer as the level asks for.
+    fn has_another(
+        &self,
+        map: &ClusterMap,
+        pool: &PoolName,
+        need: u64,
+        level: WriteLevel,
+        tried: &HashSet<ShardId>,
+    ) -> bool {
+        let used = |shard: &Shard| self.usage.used(shard);
+        let enough = |shard: &Shard| self.answering(map, shard) >= level.copies(shard.servers.len());
+        tried.len() < MAX_SHARDS_TRIED
+            && placement::choose_shard(map, pool, need, tried, used, enough, 0.0).is_ok()
+    }
+
+    /// How many servers of a shard take writes, as far as is known.
+    fn answering(&self, map: &ClusterMap, shard: &Shard) -> usize {
+        map.servers_of(shard).filter(|server| !self.fleet.is_down(&server.id, Door::Write)).count()
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use backpack::{
-    client::Servers,
+    client::{Servers, Timeouts},
     cluster::{
         self, MapStore, StoreOptions,
         edit::{self, NewShard},
@@ -54,11 +54,28 @@ pub struct Cluster {
     pub originals: Vec<OriginalNode>,
     store: Arc<dyn MapStore>,
     queue: Arc<WatchedQueue>,
+    settings: Settings,
     /// Of the coordinator; the nodes go on until the test ends.
     shutdown: Shutdown,
     serving: Option<JoinHandle<()>>,
     dir: tempfile::TempDir,
 }
+
+/// How coordinators are started.
+#[derive(Clone, Default)]
+pub struct Settings {
+    /// Flags beside those that all tests have.
+    pub flags: Vec<&'static str>,
+    /// Towards the servers.
+    pub timeouts: Timeouts,
+}
+
+/// Longer than any test: whatever ends sooner was not ended by a time-out of the client.
+pub const NO_TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_secs(600),
+    answer: Duration::from_secs(600),
+    stall: Duration::from_secs(600),
+};
 
 #[derive(Parser)]
 struct Flags {
@@ -75,22 +92,33 @@ impl Cluster {
         Self::start_with(&sized).await
     }
 
+    /// The same with settings of one's own.
+    pub async fn start_set(shards: &[&[Member]], settings: Settings) -> Self {
+        let sized: Vec<_> = shards.iter().map(|members| (*members, CAPACITY)).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let store = embedded(&dir);
+        Self::start_in(dir, store, &sized, settings).await
+    }
+
     /// The same with capacities of one's own.
     pub async fn start_with(shards: &[(&[Member], u64)]) -> Self {
-        install_tls_provider();
         let dir = tempfile::tempdir().unwrap();
-        let url = format!("embedded:{}", dir.path().join("map").display());
-        let store = cluster::connect(&url, "/", &StoreOptions::default()).unwrap();
-        Self::start_in(dir, store, shards).await
+        let store = embedded(&dir);
+        Self::start_in(dir, store, shards, Settings::default()).await
     }
 
     /// The same on a map store of one's own, which is empty.
     pub async fn start_on(store: Arc<dyn MapStore>, shards: &[&[Member]]) -> Self {
         let sized: Vec<_> = shards.iter().map(|members| (*members, CAPACITY)).collect();
-        Self::start_in(tempfile::tempdir().unwrap(), store, &sized).await
+        Self::start_in(tempfile::tempdir().unwrap(), store, &sized, Settings::default()).await
     }
 
-    async fn start_in(dir: tempfile::TempDir, store: Arc<dyn MapStore>, shards: &[(&[Member], u64)]) -> Self {
+    async fn start_in(
+        dir: tempfile::TempDir,
+        store: Arc<dyn MapStore>,
+        shards: &[(&[Member], u64)],
+        settings: Settings,
+    ) -> Self {
         let info = QueueInfo { key: "q".to_owned(), servers: Vec::new() };
         edit::init(&*store, &info).await.unwrap();
         let until_the_end = Shutdown::new(Duration::from_secs(120));
@@ -128,15 +156,18 @@ impl Cluster {
         let inner = Arc::new(EmbeddedQueue::open(&queue_dir, CLAIM_LEASE).unwrap());
         let queue = Arc::new(WatchedQueue::new(inner));
         let (addr, serving) =
-            start_coordinator(&store, &queue, VersionClock::default(), dir.path(), &shutdown).await;
+            start_coordinator(&store, &queue, VersionClock::default(), dir.path(), &shutdown, &settings)
+                .await;
         let serving = Some(serving);
-        Self { addr, nodes, originals, store, queue, shutdown, serving, dir }
+        Self { addr, nodes, originals, store, queue, settings, shutdown, serving, dir }
     }
 
     /// Another coordinator, whose machine's clock is off by so much. Its address; it ends with the first one.
     pub async fn add_coordinator(&self, off_ms: i64) -> String {
         let clock = VersionClock::off_by(off_ms);
-        start_coordinator(&self.store, &self.queue, clock, self.dir.path(), &self.shutdown).await.0
+        start_coordinator(&self.store, &self.queue, clock, self.dir.path(), &self.shutdown, &self.settings)
+            .await
+            .0
     }
 
     /// An upload.
@@ -204,22 +235,29 @@ impl Cluster {
     }
 }
 
+fn embedded(dir: &tempfile::TempDir) -> Arc<dyn MapStore> {
+    install_tls_provider();
+    let url = format!("embedded:{}", dir.path().join("map").display());
+    cluster::connect(&url, "/", &StoreOptions::default()).unwrap()
+}
+
 async fn start_coordinator(
     store: &Arc<dyn MapStore>,
     queue: &Arc<WatchedQueue>,
     clock: VersionClock,
     spool_dir: &Path,
     shutdown: &Shutdown,
+    settings: &Settings,
 ) -> (String, JoinHandle<()>) {
     let view = View::start(store.clone(), shutdown.child());
     view.loaded().await;
-    let mut config = Flags::parse_from(["coordinator", "--flush", "50"]).config;
+    let mut config = Flags::parse_from(["coordinator", "--flush", "50"].iter().chain(&settings.flags)).config;
     config.spool_dir = spool_dir.to_owned();
     let deps = Deps {
         store: store.clone(),
         view,
         queue: queue.clone(),
-        servers: Arc::new(Servers::default()),
+        servers: Arc::new(Servers::new(settings.timeouts.clone())),
         statsd: None,
         clock,
     };
