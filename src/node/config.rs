@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::{DEFAULT_MAX_BLOB_BYTES, DEFAULT_UPLOAD_IDLE, Limits};
+use super::{DEFAULT_DISK_ANSWER, DEFAULT_MAX_BLOB_BYTES, DEFAULT_UPLOAD_IDLE, Limits};
 use crate::{
     http,
     model::size,
@@ -111,6 +111,16 @@ pub struct Config {
     )]
     pub upload_idle: u64,
 
+    /// Seconds that a request waits for the disk before it gets 503
+    #[arg(
+        long,
+        env = "BACKPACK_NODE_DISK_ANSWER",
+        default_value_t = DEFAULT_DISK_ANSWER.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..=3600),
+        value_name = "SECONDS"
+    )]
+    pub disk_answer: u64,
+
     /// Open connections; more wait until one closes
     #[arg(
         long,
@@ -135,6 +145,7 @@ impl Default for Config {
             scrub_days: DEFAULT_SCRUB_PERIOD.as_secs() / DAY.as_secs(),
             scrub_bytes_per_second: DEFAULT_SCRUB_BYTES_PER_SECOND,
             upload_idle: DEFAULT_UPLOAD_IDLE.as_secs(),
+            disk_answer: DEFAULT_DISK_ANSWER.as_secs(),
             max_connections: DEFAULT_CONNECTIONS,
         }
     }
@@ -146,6 +157,7 @@ impl Config {
         Limits {
             blob_bytes: self.max_blob_size,
             upload_idle: Duration::from_secs(self.upload_idle),
+            disk_answer: Duration::from_secs(self.disk_answer),
             http: http::Limits { connections: self.max_connections.max(1), ..http::Limits::default() },
         }
     }

@@ -62,6 +62,15 @@ impl Metrics {
             .set(ahead_ms as f64 / 1000.0);
     }
 
+    /// Sets the gauges of reads and writes that wait for a disk that does not answer.
+    pub fn show_stuck(&self, (reads, writes): (usize, usize)) {
+        let set = |verb: &'static str, stuck: usize| {
+            gauge!("backpack_node_stuck", "node" => self.node.clone(), "verb" => verb).set(stuck as f64);
+        };
+        set("read", reads);
+        set("write", writes);
+    }
+
     /// Sets the gauges to the engine's totals.
     pub fn show(&self, usage: &Usage) {
         let set =

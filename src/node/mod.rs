@@ -4,6 +4,7 @@
 //! - [`run()`]: from the command line ([`Args`], [`Config`]) to [`serve`]
 //! - `target`: what a request is about; `get`, `put`, `list`, `digest`, `stats`: the answers
 //! - `conditions`: `If-*` and `Range`, decided; `head`: headers of answers about blobs
+//! - [`Guarded`] (`hung`): a storage whose disk may stop answering
 //! - `refusal`: errors and their statuses, in one place
 //! - `announce`: the entry under `/live`; `identity`: which storage belongs to the id; `watch`: readiness and gauges; `metrics`: what is counted
 
@@ -13,6 +14,7 @@ mod config;
 mod digest;
 mod get;
 mod head;
+mod hung;
 mod identity;
 mod list;
 mod metrics;
@@ -34,6 +36,7 @@ use tokio::net::TcpListener;
 
 pub use announce::Live;
 pub use config::Config;
+pub use hung::Guarded;
 pub use run::{Args, run};
 
 use crate::{
@@ -65,6 +68,8 @@ pub struct Limits {
     pub blob_bytes: u64,
     /// Longest wait for the next bytes of an upload. Default: [`DEFAULT_UPLOAD_IDLE`].
     pub upload_idle: Duration,
+    /// Longest wait for the disk. Default: [`DEFAULT_DISK_ANSWER`].
+    pub disk_answer: Duration,
     /// Limits of the listener.
     pub http: crate::http::Limits,
 }
@@ -74,11 +79,15 @@ pub const DEFAULT_MAX_BLOB_BYTES: u64 = 5 << 30;
 /// Twice what a coordinator waits for its client, so that it is the one who gives up and says why.
 pub const DEFAULT_UPLOAD_IDLE: Duration = Duration::from_secs(60);
 
+/// A disk that retries a bad sector, or a sync in a queue of many, takes some seconds; half of what whoever asked waits.
+pub const DEFAULT_DISK_ANSWER: Duration = Duration::from_secs(10);
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             blob_bytes: DEFAULT_MAX_BLOB_BYTES,
             upload_idle: DEFAULT_UPLOAD_IDLE,
+            disk_answer: DEFAULT_DISK_ANSWER,
             http: crate::http::Limits::default(),
         }
     }
@@ -100,8 +109,9 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) -> Res
     let metrics = Arc::new(Metrics::new(name.into()));
     let clock = Arc::new(VersionClock::default());
     let http_limits = limits.http.clone();
+    let guarded = Arc::new(Guarded::new(storage.clone(), limits.disk_answer));
     let node = Node {
-        storage: storage.clone(),
+        storage: guarded.clone(),
         limits,
         metrics: metrics.clone(),
         clock: clock.clone(),
@@ -130,7 +140,7 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) -> Res
         stop.begin();
     };
     tracing::info!(%addr, node = metrics.node(), "node serves");
-    let watch = watch.run(&*storage, &metrics, &clock, &stop);
+    let watch = watch.run(&guarded, &metrics, &clock, &stop);
     tokio::join!(server.serve(listener, stop.clone()), watch, presence);
     storage.close().await
 }

@@ -83,7 +83,9 @@ impl Refusal {
             Self::Storage(error) => match error {
                 StorageError::Full => StatusCode::INSUFFICIENT_STORAGE,
                 StorageError::Damaged(_) => StatusCode::NOT_FOUND,
-                StorageError::ReadOnly(_) | StorageError::Lost(_) => StatusCode::SERVICE_UNAVAILABLE,
+                StorageError::ReadOnly(_) | StorageError::Lost(_) | StorageError::Hung(_) => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
                 StorageError::WrongLength { .. } => StatusCode::BAD_REQUEST,
                 StorageError::Io { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             },
@@ -102,7 +104,10 @@ impl Refusal {
                 tracing::error!(request_id = %id, %key, %error, "storage failed");
             }
             Self::Storage(
-                error @ (StorageError::Full | StorageError::ReadOnly(_) | StorageError::Lost(_)),
+                error @ (StorageError::Full
+                | StorageError::ReadOnly(_)
+                | StorageError::Lost(_)
+                | StorageError::Hung(_)),
             ) => {
                 tracing::warn!(request_id = %id, %key, %error, "refused");
             }
@@ -140,7 +145,7 @@ impl Refusal {
             Self::Storage(StorageError::Damaged(_)) => {
                 to.insert(headers::DAMAGED, HeaderValue::from_static("1"));
             }
-            Self::Storage(StorageError::ReadOnly(_) | StorageError::Lost(_)) => {
+            Self::Storage(StorageError::ReadOnly(_) | StorageError::Lost(_) | StorageError::Hung(_)) => {
                 to.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
             }
             _ => {}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::metrics::Metrics;
+use super::{hung::Guarded, metrics::Metrics};
 use crate::{
     cluster::Link,
     daemon::{Shutdown, VersionClock},
@@ -22,7 +22,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Adds the conditions: the storage takes writes, and for a node that announces itself, the map store is reached.
+    /// Adds the conditions: the storage takes writes and its disk answers, and for a node that announces itself, the map
+    /// store is reached.
     pub fn new(readiness: &Readiness, link: Option<watch::Receiver<Link>>) -> Self {
         Self {
             storage: readiness.condition("storage"),
@@ -33,7 +34,7 @@ impl Watch {
     /// Looks again and again, at once when the link to the map store changes, until the shutdown begins.
     pub async fn run(
         mut self,
-        storage: &dyn Storage,
+        storage: &Guarded,
         metrics: &Metrics,
         clock: &VersionClock,
         shutdown: &Shutdown,
@@ -48,10 +49,11 @@ impl Watch {
         }
     }
 
-    fn look(&mut self, storage: &dyn Storage, metrics: &Metrics) {
+    fn look(&mut self, storage: &Guarded, metrics: &Metrics) {
         let usage = storage.usage();
         metrics.show(&usage);
-        self.storage.set(usage.read_only.map_or(Ok(()), Err));
+        metrics.show_stuck(storage.stuck());
+        self.storage.set(storage.hangs().or(usage.read_only).map_or(Ok(()), Err));
         if let Some((condition, link)) = &mut self.map_store {
             let link = *link.borrow_and_update();
             condition.set(match link {

@@ -118,6 +118,9 @@ pub enum StorageError {
     /// The disk that may hold it is not there.
     #[error("the disk at {0} is lost")]
     Lost(String),
+    /// The disk did not answer for so long. What was asked may still be done.
+    #[error("the disk does not answer within {} s", .0.as_secs())]
+    Hung(std::time::Duration),
     /// The body ended before its announced length, or went on after it. Nothing was stored.
     #[error("the body has {got} bytes, {announced} were announced")]
     WrongLength {

@@ -29,6 +29,8 @@ pub struct Memory {
     pub damaged_from: Mutex<HashMap<String, u64>>,
     /// A commit takes a permit; tests take all of them to hold commits back.
     pub commits: std::sync::Arc<Semaphore>,
+    /// A read takes a permit; tests take all of them to hold reads back.
+    pub reads: std::sync::Arc<Semaphore>,
     /// Most bytes that one read was asked for.
     pub largest_read: std::sync::Arc<AtomicUsize>,
     /// Deletes made before that were settled.
@@ -67,6 +69,7 @@ impl Default for Memory {
             read_only: Default::default(),
             damaged_from: Default::default(),
             commits: std::sync::Arc::new(Semaphore::new(1000)),
+            reads: std::sync::Arc::new(Semaphore::new(1000)),
             largest_read: Default::default(),
             paused: Default::default(),
             scrub_paused: Default::default(),
@@ -127,6 +130,7 @@ impl Storage for Memory {
                 info,
                 bytes,
                 damaged_from: self.damaged_from.lock().get(key.as_str()).copied(),
+                reads: self.reads.clone(),
                 largest_read: self.largest_read.clone(),
             })),
         }))
@@ -241,6 +245,7 @@ struct Stored {
     info: BlobInfo,
     bytes: Bytes,
     damaged_from: Option<u64>,
+    reads: std::sync::Arc<Semaphore>,
     largest_read: std::sync::Arc<AtomicUsize>,
 }
 
@@ -251,6 +256,7 @@ impl Blob for Stored {
     }
 
     async fn read(&self, start: u64, end: u64) -> Result<Bytes, StorageError> {
+        let _permit = self.reads.acquire().await.unwrap();
         self.largest_read.fetch_max((end - start) as usize, Ordering::SeqCst);
         if self.damaged_from.is_some_and(|from| end > from) {
             return Err(StorageError::Damaged("the block's checksum does not match".to_owned()));
