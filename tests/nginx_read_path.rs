@@ -149,6 +149,25 @@ fn a_server_that_hangs_costs_a_reader_seconds_and_no_blob() {
 }
 
 #[test]
+fn a_server_that_hangs_is_met_by_few_readers() {
+    let (one, two) = (OriginalNode::start(), OriginalNode::start());
+    two.insert("k", "blob");
+    one.set_fault(Fault::Hang);
+    let front = front(&[("1", &[one.port(), two.port()])]);
+    // Those that come at once all wait, as long as nobody knows.
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(get(&front, "/1:k").text(), "blob"));
+        }
+    });
+    for _ in 0..50 {
+        assert_eq!(get(&front, "/1:k").text(), "blob");
+    }
+    let asked = one.seen().len();
+    assert!((1..20).contains(&asked), "{asked} of 58 readers were sent there first");
+}
+
+#[test]
 fn errors_of_one_server_are_hidden_by_the_other() {
     for status in [500, 502, 503, 504] {
         let (one, two) = (OriginalNode::start(), OriginalNode::start());

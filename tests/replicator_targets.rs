@@ -105,6 +105,70 @@ async fn a_source_that_hangs_delays_only_what_it_alone_has() {
     replicator.stop().await;
 }
 
+/// Bytes a second of a source that crawls; it gives some every quarter of a second, so no time-out ends a copy from it.
+const CRAWLING: u64 = 64 * 1024;
+
+/// Bytes that take such a source longer than a test may.
+const LONG_BLOB: usize = 2 * SOON.as_secs() as usize * CRAWLING as usize;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_crawls_is_left_for_another_one() {
+    let mut rig = Rig::new();
+    rig.timeouts.stall = Duration::from_secs(2);
+    let [slow, healthy, target] = rig.originals(["slow", "healthy", "t"]);
+    rig.add_shard("1", &["slow", "healthy", "t"]);
+    slow.set_fault(Fault::Bandwidth(CRAWLING));
+    let mut tasks = Vec::new();
+    for number in 0..EACH {
+        let key = format!("k{number}");
+        slow.insert(&key, vec![7; LONG_BLOB / 20]);
+        healthy.insert(&key, vec![7; LONG_BLOB / 20]);
+        let task = copy(&key, None, &["slow"], "t");
+        tasks.push(Task { shard: Some("1".parse().unwrap()), ..task });
+    }
+    rig.push(&tasks).await;
+    let replicator = rig.start(config());
+    rig.drained(SOON).await;
+    assert_eq!(target.blob("k1").map(|blob| blob.len()), Some(LONG_BLOB / 20));
+    let asked = count(&slow, "GET");
+    assert!((1..EACH / 2).contains(&asked), "{asked} copies began at the one that crawls");
+    assert!(rig.dead().await.is_empty());
+    replicator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_crawls_delays_only_what_it_alone_has() {
+    let mut rig = Rig::new();
+    rig.timeouts.stall = Duration::from_secs(2);
+    let [slow, healthy, b, c] = rig.originals(["slow", "healthy", "b", "c"]);
+    slow.set_fault(Fault::Bandwidth(CRAWLING));
+    let (mut only, mut others) = (Vec::new(), Vec::new());
+    for number in 0..4 {
+        slow.insert(&format!("only{number}"), vec![7; LONG_BLOB]);
+        only.extend(["b", "c"].map(|to| copy(&format!("only{number}"), None, &["slow"], to)));
+    }
+    for number in 0..EACH {
+        healthy.insert(&format!("k{number}"), "blob");
+        others.extend(["b", "c"].map(|to| copy(&format!("k{number}"), None, &["healthy"], to)));
+    }
+    // Enough to take all slots, before the others come.
+    rig.push(&only).await;
+    let replicator = rig.start(config());
+    eventually("the source that crawls is asked", SOON, async || count(&slow, "GET") > 0).await;
+    rig.push(&others).await;
+    eventually("the others are copied", SOON, async || {
+        rig.stats().await.backlog() as usize <= only.len()
+            && (0..EACH).all(|number| [&b, &c].iter().all(|to| to.blob(&format!("k{number}")).is_some()))
+    })
+    .await;
+    assert!(b.blob("only0").is_none() && c.blob("only0").is_none(), "it crawls all the time");
+    slow.set_fault(Fault::None);
+    rig.drained(SOON).await;
+    assert_eq!(b.blob("only0").map(|blob| blob.len()), Some(LONG_BLOB));
+    assert!(rig.dead().await.is_empty());
+    replicator.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn slots_and_the_limit_per_target_hold() {
     let rig = Rig::new();

@@ -2,7 +2,7 @@
 //!
 //! Copying is idempotent: a target that holds the version or a newer one is left alone.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, StatusCode};
 
@@ -58,6 +58,9 @@ pub struct CopyPlan<'a> {
     pub sources: &'a [Arc<Server>],
     /// Where it goes.
     pub target: &'a Server,
+    /// How long a source may keep the copy waiting in mid body, all its waits together, before it fails as
+    /// [`ServerError::Slow`]; it gets a second more for each 256 KiB. `None`: for as long as it makes progress.
+    pub patience: Option<Duration>,
 }
 
 /// Called with the number of bytes about to be passed on; returns when they may be (a byte-rate limit).

@@ -1,6 +1,9 @@
 //! Moves the bytes of a copy: streams them, holds the last part back until the whole is known to be right, and makes sure
 //! of what the target took.
 
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
 use super::{
@@ -53,6 +56,27 @@ impl Taken {
     }
 }
 
+/// Slower than this, a source had better be another one.
+const SLOW_BYTES_PER_SECOND: u64 = 256 * 1024;
+
+/// How long a copy waited for its source.
+struct Waits {
+    patience: Option<Duration>,
+    waited: Duration,
+}
+
+impl Waits {
+    /// The next bytes, after so many that came.
+    async fn next(&mut self, source: &mut Fetched, came: u64) -> Result<Option<Bytes>, ServerError> {
+        let Some(patience) = self.patience else { return source.next().await };
+        let limit = patience + Duration::from_secs_f64(came as f64 / SLOW_BYTES_PER_SECOND as f64);
+        let asked = Instant::now();
+        let next = tokio::time::timeout(limit.saturating_sub(self.waited), source.next()).await;
+        self.waited += asked.elapsed();
+        next.unwrap_or(Err(ServerError::Slow(self.waited)))
+    }
+}
+
 impl Servers {
     /// Streams an open blob to the target.
     pub(super) async fn transfer(
@@ -72,7 +96,8 @@ impl Servers {
             conditions: HeaderMap::new(),
         };
         let (sender, body) = PutBody::channel(head.length);
-        let feed = feed(&mut blob, sender, announced, pace);
+        let waits = Waits { patience: plan.patience, waited: Duration::ZERO };
+        let feed = feed(&mut blob, sender, announced, pace, waits);
         let put = self.put(plan.target, &head, body, id);
         tokio::pin!(feed, put);
         let (taken, stored) = tokio::select! {
@@ -151,10 +176,11 @@ async fn feed(
     sender: PutSender,
     announced: Announced,
     pace: &impl Pace,
+    mut waits: Waits,
 ) -> Result<Taken, ServerError> {
     let mut taken = Taken::default();
     let mut held = None;
-    while let Some(bytes) = source.next().await? {
+    while let Some(bytes) = waits.next(source, taken.length).await? {
         pace.pass(bytes.len()).await;
         taken.take(&bytes);
         if let Some(before) = held.replace(bytes)

@@ -3,9 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http::{HeaderMap, Method};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Coordinator, error::Tried, fleet::Door};
 use crate::{
@@ -48,81 +48,38 @@ pub(super) struct Asked {
     pub tried: Tried,
 }
 
-/// Servers that were asked and did not answer yet, in the order they were asked.
-#[derive(Default)]
-struct Waiting(Vec<(Arc<Server>, Instant)>);
-
-impl Waiting {
-    fn answered(&mut self, server: &Server) {
-        self.0.retain(|(waiting, _)| waiting.id != server.id);
-    }
+/// A read on its way.
+struct Asking<'a> {
+    coordinator: &'a Coordinator,
+    question: &'a Question<'a>,
+    /// Servers that were not asked yet.
+    rest: std::vec::IntoIter<Arc<Server>>,
+    answers: FuturesUnordered<BoxFuture<'a, (Arc<Server>, Result<Answered, ServerError>)>>,
+    /// Servers that were asked and did not answer yet, and when.
+    waiting: Vec<(Arc<Server>, Instant)>,
+    patience: Option<Duration>,
+    was_refused: bool,
+    lacking: Vec<Arc<Server>>,
+    tried: Tried,
 }
 
 impl Coordinator {
     /// Asks these servers, the first ones first.
     pub(super) async fn ask(&self, servers: Vec<Arc<Server>>, question: &Question<'_>) -> Asked {
         self.hedges.earn();
-        let mut rest = servers.into_iter();
-        let (mut lacking, mut tried) = (Vec::new(), Tried::default());
-        let (mut asked, mut waiting) = (FuturesUnordered::new(), Waiting::default());
-        let patience = self.config.hedge_after();
-        let mut was_refused = false;
-        let hedge = tokio::time::sleep(patience.unwrap_or_default());
-        tokio::pin!(hedge);
-        let said = loop {
-            if asked.is_empty() {
-                let Some(server) = rest.next() else { break Said::Nothing };
-                waiting.0.push((Arc::clone(&server), Instant::now()));
-                asked.push(self.fetch(server, question));
-            }
-            let (server, answer) = tokio::select! {
-                biased;
-                Some(answer) = asked.next() => answer,
-                () = &mut hedge, if patience.is_some() && rest.len() > 0 => {
-                    hedge.as_mut().reset(Instant::now() + patience.unwrap_or_default());
-                    if !self.hedges.spend() {
-                        if !std::mem::replace(&mut was_refused, true) {
-                            metrics::counter!("backpack_coordinator_hedges_refused_total").increment(1);
-                        }
-                    } else if let Some(server) = rest.next() {
-                        metrics::counter!("backpack_coordinator_hedged_reads_total").increment(1);
-                        waiting.0.push((Arc::clone(&server), Instant::now()));
-                        asked.push(self.fetch(server, question));
-                    }
-                    continue;
-                }
-            };
-            waiting.answered(&server);
-            match answer {
-                Ok(Answered::Blob(blob)) => {
-                    self.note_overtaken(&waiting, patience);
-                    break Said::Blob(server, blob);
-                }
-                Ok(Answered::Deleted(version)) => break Said::Deleted(version),
-                Err(ServerError::Precondition) => break Said::Precondition,
-                Err(ServerError::Missing) => lacking.push(server),
-                Err(error) => tried.0.push((server.id.clone(), error)),
-            }
-            // In the place of the one that said no, whoever else is still being waited for.
-            if let Some(server) = rest.next() {
-                waiting.0.push((Arc::clone(&server), Instant::now()));
-                asked.push(self.fetch(server, question));
-            }
+        let asking = Asking {
+            coordinator: self,
+            question,
+            rest: servers.into_iter(),
+            answers: FuturesUnordered::new(),
+            waiting: Vec::with_capacity(2),
+            patience: self.config.hedge_after(),
+            was_refused: false,
+            lacking: Vec::new(),
+            tried: Tried::default(),
         };
-        Asked { said, lacking, tried }
+        asking.run().await
     }
-
-    /// Those that had time enough to answer first.
-    fn note_overtaken(&self, waiting: &Waiting, patience: Option<Duration>) {
-        let Some(patience) = patience else { return };
-        for (server, _) in waiting.0.iter().filter(|(_, asked)| asked.elapsed() >= patience) {
-            metrics::counter!("backpack_coordinator_hedges_won_total").increment(1);
-            if self.fleet.overtaken(&server.id) {
-                tracing::info!(server = %server.id, "it is slow to answer reads, others are asked before it");
-            }
-        }
-    }
-
     async fn fetch(
         &self,
         server: Arc<Server>,
@@ -145,5 +102,73 @@ impl Coordinator {
             Err(error) => self.fleet.failed(&server.id, Door::Read, error),
         }
         (server, answer)
+    }
+}
+
+impl Asking<'_> {
+    async fn run(mut self) -> Asked {
+        let mut said = None;
+        while said.is_none() && (!self.waiting.is_empty() || self.ask_next()) {
+            let patience = self.patience.unwrap_or(Duration::MAX);
+            said = match timeout(patience, self.answers.next()).await {
+                Ok(Some((server, answer))) => self.hear(server, answer),
+                Ok(None) => break,
+                Err(_) => {
+                    self.hedge();
+                    None
+                }
+            };
+        }
+        Asked { said: said.unwrap_or(Said::Nothing), lacking: self.lacking, tried: self.tried }
+    }
+
+    /// Asks one server more, if there is one.
+    fn ask_next(&mut self) -> bool {
+        let Some(server) = self.rest.next() else { return false };
+        self.waiting.push((Arc::clone(&server), Instant::now()));
+        self.answers.push(Box::pin(self.coordinator.fetch(server, self.question)));
+        true
+    }
+
+    /// Asks one server more although another one may still answer, if there is one, and if that is affordable.
+    fn hedge(&mut self) {
+        if self.rest.len() == 0 {
+            return;
+        }
+        if self.coordinator.hedges.spend() {
+            metrics::counter!("backpack_coordinator_hedged_reads_total").increment(1);
+            self.ask_next();
+        } else if !std::mem::replace(&mut self.was_refused, true) {
+            metrics::counter!("backpack_coordinator_hedges_refused_total").increment(1);
+        }
+    }
+
+    /// What an answer says, unless it is that others have to be asked.
+    fn hear(&mut self, server: Arc<Server>, answer: Result<Answered, ServerError>) -> Option<Said> {
+        self.waiting.retain(|(waiting, _)| waiting.id != server.id);
+        match answer {
+            Ok(Answered::Blob(blob)) => {
+                self.note_overtaken();
+                return Some(Said::Blob(server, blob));
+            }
+            Ok(Answered::Deleted(version)) => return Some(Said::Deleted(version)),
+            Err(ServerError::Precondition) => return Some(Said::Precondition),
+            Err(ServerError::Missing) => self.lacking.push(server),
+            Err(error) => self.tried.0.push((server.id.clone(), error)),
+        }
+        // In the place of the one that said no, whoever else is still being waited for.
+        self.ask_next();
+        None
+    }
+
+    /// Notes who had time enough to answer first.
+    fn note_overtaken(&self) {
+        let Some(patience) = self.patience else { return };
+        for (server, _) in self.waiting.iter().filter(|(_, asked)| asked.elapsed() >= patience) {
+            metrics::counter!("backpack_coordinator_hedges_won_total").increment(1);
+            if self.coordinator.fleet.overtaken(&server.id) {
+                tracing::info!(server = %server.id, "it is slow to answer reads, others are asked before it");
+            }
+        }
     }
 }

@@ -179,8 +179,8 @@ impl<'a> Fanout<'a> {
         // Those that want a length get their copies from the others, which costs no level.
         let short = running.engaged() + running.want_length.len() < place.needed;
         let no_level = short && place.needed > 1 && !source.has_ended();
-        let all_late = running.engaged() == 0 && running.has_late() && (place.elsewhere)();
-        if no_level || all_late {
+        let is_lost = running.engaged() == 0 && (running.has_late() || !place.candidates.is_empty());
+        if no_level || is_lost && (place.elsewhere)() {
             // The level cannot be reached here, and no server has the last byte yet; or none of them answers. Better a
             // shard where it can.
             return Err(if running.refused_for_good() {
@@ -192,14 +192,15 @@ impl<'a> Fanout<'a> {
         Ok(())
     }
 
-    /// The next server to ask. In the place of one that is late only one that answers is worth it.
+    /// The next server to ask: one that answers, as far as is known. Where none does, any is worth a try, but not in the
+    /// place of one that is late, nor where another shard answers.
     fn next_candidate(&self, place: &mut Place<'_>, running: &Running<'_>) -> Option<Arc<Server>> {
-        if !running.has_late() {
-            return place.candidates.pop_front();
-        }
         let answers = |server: &Arc<Server>| !self.fleet.is_down(&server.id, Door::Write);
-        let next = place.candidates.iter().position(answers)?;
-        place.candidates.remove(next)
+        if let Some(next) = place.candidates.iter().position(answers) {
+            return place.candidates.remove(next);
+        }
+        let is_lost = running.has_late() || running.engaged() == 0 && (place.elsewhere)();
+        if is_lost { None } else { place.candidates.pop_front() }
     }
 
     async fn start(

@@ -106,7 +106,13 @@ impl Finish {
         let missing = self.missing(have).into_iter().filter(|id| wanted(id));
         let targets = missing.filter_map(|id| self.map.servers.get(id));
         let copies = targets.map(|target| {
-            let plan = CopyPlan { key: &self.key, version: Some(self.version), sources: &sources, target };
+            let plan = CopyPlan {
+                key: &self.key,
+                version: Some(self.version),
+                sources: &sources,
+                target,
+                patience: None,
+            };
             async move { (target, coordinator.servers.copy(&plan, &Unpaced, &self.id).await) }
         });
         for (target, result) in join_all(copies).await {

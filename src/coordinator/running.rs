@@ -253,14 +253,15 @@ impl<'a> Running<'a> {
     /// Finds the servers that are late, and leaves them.
     fn judge(&mut self, place: &Place<'_>, known: Known) {
         let now = Instant::now();
+        let patience = self.fanout.patience;
         for index in 0..self.going.len() {
             let going = &self.going[index];
-            if going.late || going.lag.until(now) < self.fanout.patience.first {
+            let lag = going.lag.until(now);
+            if going.late || lag < patience.first.min(patience.last) {
                 continue;
             }
-            let lag = going.lag.until(now);
             let way = self.way_without(index, place, known);
-            if lag::limit(way, self.fanout.patience, known.length).is_none_or(|limit| lag < limit) {
+            if lag::limit(way, patience, known.length).is_none_or(|limit| lag < limit) {
                 continue;
             }
             self.note(&going.server, &Err(ServerError::Slow(lag)));

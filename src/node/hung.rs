@@ -29,8 +29,8 @@ use crate::{
 /// thread.
 const MAX_STUCK: usize = 16;
 
-/// Calls that wait at once: many times what a disk works on, and far fewer than there may be connections.
-const MAX_WAITING: usize = 1024;
+/// Calls that wait at once: many times what a disk works on, and fewer than there may be connections.
+const MAX_WAITING: usize = 4096;
 
 /// Reads, or writes: one of them may hang while the other goes on.
 #[derive(Debug)]

@@ -26,7 +26,7 @@ use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use tokio::{
     net::TcpListener,
-    sync::watch,
+    sync::{Semaphore, watch},
     task::JoinSet,
     time::{Instant, timeout_at},
 };
@@ -61,6 +61,10 @@ pub struct Deps {
     pub probes: Option<TcpListener>,
 }
 
+/// One in so many of the slots may be taken by copies from sources that crawl: less than one target may have, so that these
+/// copies leave room for others to every target.
+const PATIENT_PART: usize = 4;
+
 /// Makes copies until the shutdown begins; then claims nothing more, finishes what is in flight within the drain time and
 /// gives the rest back. Returns when all is told to the queue.
 pub async fn serve(settings: Settings, deps: Deps, shutdown: Shutdown) {
@@ -68,7 +72,8 @@ pub async fn serve(settings: Settings, deps: Deps, shutdown: Shutdown) {
     let gates = Arc::new(Gates::default());
     let in_flight = Arc::new(InFlight::default());
     let rate = ByteRate::new(settings.bytes_per_second);
-    let worker = Arc::new(Worker { map: map.clone(), servers, gates: gates.clone(), rate });
+    let patient = Semaphore::new((settings.concurrency / PATIENT_PART).max(1));
+    let worker = Arc::new(Worker { map: map.clone(), servers, gates: gates.clone(), rate, patient });
     let (settler, acks) = Settler::new(queue.clone(), settings.lease);
     let reachable = readiness.condition("queue");
     let running = readiness.condition("replicator");

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     gates::{Door, Gates, Permit},
@@ -21,6 +21,8 @@ pub(super) struct Worker {
     pub(super) servers: Arc<Servers>,
     pub(super) gates: Arc<Gates>,
     pub(super) rate: ByteRate,
+    /// For copies from sources that crawl, where no other has the blob: they take long, and others need their slots.
+    pub(super) patient: Semaphore,
 }
 
 /// Leave to use a target.
@@ -37,6 +39,8 @@ enum Tried {
     Missing,
     /// It failed, or is left alone: the blob may be there.
     Failed(Ending),
+    /// It has it, and gives it so slowly that another one had better be asked.
+    Slow(ServerError, Permit),
 }
 
 impl Worker {
@@ -85,35 +89,53 @@ impl Worker {
         entry: &mut Entry,
         id: &RequestId,
     ) -> Ending {
-        let mut last = Ending::NoSource;
+        let patience = Some(self.servers.timeouts().stall);
+        let (mut last, mut slow): (_, Option<(_, _, Permit)>) = (Ending::NoSource, None);
         for source in sources(task, map) {
-            match self.copy_from(task, source, target, entry, id).await {
-                Tried::Ended(ending) => return ending,
+            let read = match self.gates.enter(&source.id, Door::Read) {
+                Ok(read) => read,
+                Err(pause) => {
+                    last = Ending::Held(pause);
+                    continue;
+                }
+            };
+            match self.copy_from(task, &source, target, entry, (read, patience), id).await {
+                Tried::Ended(ending) => {
+                    if let Some((_, _, mut read)) = slow {
+                        read.failed();
+                    }
+                    return ending;
+                }
                 Tried::Missing => {}
+                Tried::Slow(error, read) => slow = Some((source, error, read)),
                 // A source that may come back says more than one that answered badly.
                 Tried::Failed(ending) if may_pass(&ending) || !may_pass(&last) => last = ending,
                 Tried::Failed(_) => {}
             }
         }
-        last
+        let Some((source, error, mut read)) = slow else { return last };
+        // No other has it. Then slowly, if not too many are copied so already.
+        let Ok(_slot) = self.patient.try_acquire() else {
+            return Ending::Source(source.id.clone(), error, read.failed());
+        };
+        match self.copy_from(task, &source, target, entry, (read, None), id).await {
+            Tried::Ended(ending) | Tried::Failed(ending) => ending,
+            Tried::Missing | Tried::Slow(..) => last,
+        }
     }
 
     /// One source at a time, so that each is judged for itself.
     async fn copy_from(
         &self,
         task: &Task,
-        source: Arc<Server>,
+        source: &Arc<Server>,
         target: &Server,
         entry: &mut Entry,
+        (mut read, patience): (Permit, Option<Duration>),
         id: &RequestId,
     ) -> Tried {
-        let mut read = match self.gates.enter(&source.id, Door::Read) {
-            Ok(read) => read,
-            Err(pause) => return Tried::Failed(Ending::Held(pause)),
-        };
-        let server = source.id.clone();
-        let sources = [source];
-        let plan = CopyPlan { key: &task.key, version: task.version, sources: &sources, target };
+        let sources = std::slice::from_ref(source);
+        let plan = CopyPlan { key: &task.key, version: task.version, sources, target, patience };
         match self.servers.copy(&plan, &self.rate, id).await {
             Ok(copied) => {
                 entry.worked(&copied);
@@ -127,9 +149,10 @@ impl Worker {
                 read.worked();
                 Tried::Missing
             }
+            Err(CopyError::Source { error: error @ ServerError::Slow(_), .. }) => Tried::Slow(error, read),
             Err(CopyError::Source { error, .. }) => {
                 let standing = if error.is_down() { read.failed() } else { read.worked() };
-                Tried::Failed(Ending::Source(server, error, standing))
+                Tried::Failed(Ending::Source(source.id.clone(), error, standing))
             }
         }
     }

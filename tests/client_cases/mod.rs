@@ -126,6 +126,6 @@ pub async fn copy(
 ) -> Result<Copied, CopyError> {
     let sources: Vec<_> = sources.iter().map(|source| Arc::new(Clone::clone(*source))).collect();
     let key = key(key_text);
-    let plan = CopyPlan { key: &key, version, sources: &sources, target };
+    let plan = CopyPlan { key: &key, version, sources: &sources, target, patience: None };
     servers.copy(&plan, &Unpaced, &id()).await
 }
