@@ -48,13 +48,16 @@ pub(super) struct Asked {
     pub tried: Tried,
 }
 
+/// What a server said.
+type Answer = (Arc<Server>, Result<Answered, ServerError>);
+
 /// A read on its way.
 struct Asking<'a> {
     coordinator: &'a Coordinator,
     question: &'a Question<'a>,
     /// Servers that were not asked yet.
     rest: std::vec::IntoIter<Arc<Server>>,
-    answers: FuturesUnordered<BoxFuture<'a, (Arc<Server>, Result<Answered, ServerError>)>>,
+    answers: FuturesUnordered<BoxFuture<'a, Answer>>,
     /// Servers that were asked and did not answer yet, and when.
     waiting: Vec<(Arc<Server>, Instant)>,
     patience: Option<Duration>,
@@ -80,11 +83,7 @@ impl Coordinator {
         };
         asking.run().await
     }
-    async fn fetch(
-        &self,
-        server: Arc<Server>,
-        question: &Question<'_>,
-    ) -> (Arc<Server>, Result<Answered, ServerError>) {
+    async fn fetch(&self, server: Arc<Server>, question: &Question<'_>) -> Answer {
         let Question { key, method, conditions, id } = question;
         let in_flight = self.fleet.begin(&server.id, Door::Read);
         let answer = match self.servers.get(&server, key, (*method).clone(), conditions, id).await {
