@@ -44,7 +44,14 @@ pub struct Reached {
 /// Why a shard did not take an upload.
 pub enum ShardFailure {
     /// No server took it, and the body can be replayed: try another shard.
-    Elsewhere(Tried),
+    Elsewhere {
+        /// What they said.
+        tried: Tried,
+        /// How many servers the upload left because they were late, here and before.
+        left: u32,
+        /// Some of them may only be slow: later this shard may be tried once more.
+        slow: bool,
+    },
     /// It is over: tell the client.
     Over(RequestError),
 }
@@ -77,6 +84,8 @@ pub struct Place<'p> {
     pub needed: usize,
     /// What is set aside there for the blob.
     pub reservation: &'p mut Reservation,
+    /// How many servers of other shards the upload left because they were late.
+    pub left: u32,
     /// Whether another shard could take the upload.
     pub elsewhere: &'p (dyn Fn() -> bool + Send + Sync),
 }
@@ -85,7 +94,7 @@ impl<'a> Fanout<'a> {
     /// Streams the body to as many of the candidates as are needed, the first ones first. `Ok` says which servers have it:
     /// at least one, but fewer than needed where servers failed after the point of replay.
     pub async fn run(&'a self, source: &mut Source, place: &mut Place<'_>) -> Result<Reached, ShardFailure> {
-        let mut running = Running::new(self);
+        let mut running = Running::new(self, place.left);
         loop {
             self.fill(source, place, &mut running).await?;
             // Those who are late have nothing to say any more once enough others have the blob.
@@ -111,10 +120,11 @@ impl<'a> Fanout<'a> {
                 running.feed(&Part::End, None, place, Known::of(source)).await;
             }
         }
-        self.conclude(source, running.end()).await
+        let left = running.left();
+        self.conclude(source, running.end(), left).await
     }
 
-    async fn conclude(&self, source: &Source, reached: Reached) -> Result<Reached, ShardFailure> {
+    async fn conclude(&self, source: &Source, reached: Reached, left: u32) -> Result<Reached, ShardFailure> {
         if let Some(held) = reached.stored.iter().filter_map(|(_, stored)| stored.version).max()
             && held > self.blob.version
         {
@@ -131,7 +141,7 @@ impl<'a> Fanout<'a> {
             return Err(RequestError::Precondition.into());
         }
         if source.can_replay() {
-            return Err(ShardFailure::Elsewhere(reached.failed));
+            return Err(ShardFailure::Elsewhere { tried: reached.failed, left, slow: false });
         }
         Err(RequestError::BrokenOff { sent: source.length(), tried: reached.failed }.into())
     }
@@ -152,6 +162,7 @@ impl<'a> Fanout<'a> {
         place: &mut Place<'_>,
         running: &mut Running<'a>,
     ) -> Result<(), ShardFailure> {
+        place.candidates.extend(running.take_again());
         loop {
             while running.engaged() < place.needed && source.can_replay() {
                 if running.refused_for_good() {
@@ -186,7 +197,11 @@ impl<'a> Fanout<'a> {
             return Err(if running.refused_for_good() {
                 RequestError::Precondition.into()
             } else {
-                ShardFailure::Elsewhere(running.said())
+                ShardFailure::Elsewhere {
+                    slow: running.has_late(),
+                    left: running.left(),
+                    tried: running.said(),
+                }
             });
         }
         Ok(())
@@ -241,7 +256,7 @@ fn is_wrong(stored: &Stored, source: &Source) -> bool {
 /// A body of unknown length outgrew the shard: elsewhere there may be room.
 fn no_room(source: &Source) -> ShardFailure {
     if source.can_replay() {
-        ShardFailure::Elsewhere(Tried::default())
+        ShardFailure::Elsewhere { tried: Tried::default(), left: 0, slow: false }
     } else {
         RequestError::NoRoom(size::format(source.length())).into()
     }

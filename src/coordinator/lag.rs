@@ -29,6 +29,14 @@ pub struct Patience {
     pub last: Duration,
 }
 
+impl Patience {
+    /// The patience of an upload that left so many servers already: twice as long for each.
+    pub fn after_leaving(self, servers: u32) -> Self {
+        let longer = self.first.saturating_mul(2u32.saturating_pow(servers));
+        Self { first: longer.min(self.last.max(self.first)), ..self }
+    }
+}
+
 /// How long a server may keep an upload waiting of which so many bytes are known; `None`: for as long as the client lets it.
 pub fn limit(way: Way, patience: Patience, length: u64) -> Option<Duration> {
     let patience = match way {
@@ -77,6 +85,9 @@ mod tests {
         assert_eq!(limit(Way::Elsewhere, patience, 3 << 20), Some(4 * SECOND));
         assert_eq!(limit(Way::Without, patience, 1 << 20), Some(21 * SECOND));
         assert_eq!(limit(Way::None, patience, 0), None);
+        let longer = patience.after_leaving(2);
+        assert_eq!(limit(Way::Elsewhere, longer, 0), Some(4 * SECOND));
+        assert_eq!(limit(Way::Elsewhere, patience.after_leaving(99), 0), Some(20 * SECOND));
     }
 
     #[test]

@@ -73,18 +73,27 @@ pub(super) struct Running<'a> {
     pub(super) reached: Reached,
     /// Servers that want a length, while the body has none yet. Others are better; the last resort is to spool the body.
     pub(super) want_length: Vec<Arc<Server>>,
+    /// Servers that were cut in mid body: each may be tried once more, for the next one may be worse.
+    cut_before: Vec<Arc<Server>>,
+    again: Vec<Arc<Server>>,
+    /// How often the upload left a server, here and in other shards. Each time it is twice as patient: where all are slow,
+    /// it is not them.
+    left: u32,
     /// The last part is there to be handed out. Before that no server can have the whole blob, whatever it answers.
     pub(super) complete: bool,
 }
 
 impl<'a> Running<'a> {
-    pub(super) fn new(fanout: &'a Fanout<'a>) -> Self {
+    pub(super) fn new(fanout: &'a Fanout<'a>, left: u32) -> Self {
         Self {
             fanout,
             puts: FuturesUnordered::new(),
             going: Vec::new(),
             reached: Reached::default(),
             want_length: Vec::new(),
+            cut_before: Vec::new(),
+            again: Vec::new(),
+            left,
             complete: false,
         }
     }
@@ -253,7 +262,8 @@ impl<'a> Running<'a> {
     /// Finds the servers that are late, and leaves them.
     fn judge(&mut self, place: &Place<'_>, known: Known) {
         let now = Instant::now();
-        let patience = self.fanout.patience;
+        let patience = self.fanout.patience.after_leaving(self.left);
+        let mut left = 0;
         for index in 0..self.going.len() {
             let going = &self.going[index];
             let lag = going.lag.until(now);
@@ -267,20 +277,41 @@ impl<'a> Running<'a> {
             self.note(&going.server, &Err(ServerError::Slow(lag)));
             let going = &mut self.going[index];
             going.late = true;
+            left += u32::from(way == Way::Elsewhere);
             // One that has the whole body may still answer, and costs nothing; one in mid body holds the others up.
             if (going.whole.is_none() || way == Way::Without)
                 && let Some(cut) = going.cut.take()
             {
                 // It may have ended in this moment.
                 let _ = cut.send(lag);
+                if !self.cut_before.iter().any(|before| before.id == going.server.id) {
+                    self.cut_before.push(Arc::clone(&going.server));
+                    self.again.push(Arc::clone(&going.server));
+                }
             }
         }
+        self.left += left;
+    }
+
+    /// Servers that were cut and may be tried once more.
+    pub(super) fn take_again(&mut self) -> Vec<Arc<Server>> {
+        let going = &self.going;
+        let has_ended = |server: &mut Arc<Server>| going.iter().all(|going| going.server.id != server.id);
+        self.again.extract_if(.., has_ended).collect()
+    }
+
+    /// How often the upload left a server.
+    pub(super) fn left(&self) -> u32 {
+        self.left
     }
 
     fn way_without(&self, index: usize, place: &Place<'_>, known: Known) -> Way {
         let fleet = self.fanout.fleet;
         if known.can_replay {
-            let spare = place.candidates.iter().any(|server| !fleet.is_down(&server.id, Door::Write));
+            let own = &self.going[index].server.id;
+            let again = self.again.iter().filter(|server| server.id != *own);
+            let mut spare = place.candidates.iter().chain(again);
+            let spare = spare.any(|server| !fleet.is_down(&server.id, Door::Write));
             if spare || self.reached.stored.is_empty() && (place.elsewhere)() {
                 return Way::Elsewhere;
             }

@@ -168,30 +168,46 @@ impl Coordinator {
         fanout: &Fanout<'_>,
         source: &mut Source,
     ) -> Result<(Arc<Shard>, Reached, Reservation), RequestError> {
+        // Shards that failed, and the last one.
         let mut tried_shards = HashSet::new();
-        let mut tried = Tried::default();
+        let mut slow_shards = HashSet::new();
+        let (mut tried, mut attempts, mut servers_left) = (Tried::default(), 0, 0);
         loop {
             // A body of unknown length wants at least the room that it can be replayed with.
             let need = source.known_length().unwrap_or(source.length().max(self.config.replay));
             let shard = match self.choose(map, pool, need, level, &tried_shards) {
-                Ok(shard) if tried_shards.len() < MAX_SHARDS_TRIED => shard,
+                Ok(shard) if attempts < MAX_SHARDS_TRIED => shard,
                 Ok(_) => return Err(no_server(fanout, tried)),
                 Err(_) if !tried.0.is_empty() => return Err(no_server(fanout, tried)),
                 Err(NoShard::NoneWritable) => return Err(RequestError::NoneWritable),
                 Err(NoShard::NoRoom) => return Err(RequestError::NoRoom(size::format(need))),
                 Err(NoShard::AllDown) => return Err(no_server(fanout, tried)),
             };
+            attempts += 1;
             let mut reservation = self.usage.reserve(&shard, need);
-            let candidates = self.order_for_write(map, &shard, source.known_length().is_some()).into();
             tried_shards.insert(shard.id.clone());
-            let elsewhere = || self.has_another(map, pool, need, level, &tried_shards);
-            let needed = level.copies(shard.servers.len());
-            let mut place =
-                Place { candidates, needed, reservation: &mut reservation, elsewhere: &elsewhere };
+            let elsewhere =
+                || attempts < MAX_SHARDS_TRIED && self.has_another(map, pool, need, level, &tried_shards);
+            let mut place = Place {
+                candidates: self.order_for_write(map, &shard, source.known_length().is_some()).into(),
+                needed: level.copies(shard.servers.len()),
+                reservation: &mut reservation,
+                left: servers_left,
+                elsewhere: &elsewhere,
+            };
             match fanout.run(source, &mut place).await {
                 Ok(reached) => return Ok((shard, reached, reservation)),
                 Err(ShardFailure::Over(error)) => return Err(error),
-                Err(ShardFailure::Elsewhere(said)) => tried.0.extend(said.0),
+                Err(ShardFailure::Elsewhere { tried: said, left, slow }) => {
+                    tried.0.extend(said.0);
+                    servers_left = servers_left.max(left);
+                    for slow in slow_shards.drain() {
+                        tried_shards.remove(&slow);
+                    }
+                    if slow {
+                        slow_shards.insert(shard.id.clone());
+                    }
+                }
             }
         }
     }
@@ -231,8 +247,7 @@ impl Coordinator {
     ) -> bool {
         let used = |shard: &Shard| self.usage.used(shard);
         let enough = |shard: &Shard| self.answering(map, shard) >= level.copies(shard.servers.len());
-        tried.len() < MAX_SHARDS_TRIED
-            && placement::choose_shard(map, pool, need, tried, used, enough, 0.0).is_ok()
+        placement::choose_shard(map, pool, need, tried, used, enough, 0.0).is_ok()
     }
 
     /// How many servers of a shard take writes, as far as is known.
