@@ -186,8 +186,10 @@ impl Coordinator {
             attempts += 1;
             let mut reservation = self.usage.reserve(&shard, need);
             tried_shards.insert(shard.id.clone());
+            // One that was only slow is as good as another.
+            let excluded = tried_shards.difference(&slow_shards).cloned().chain([shard.id.clone()]).collect();
             let elsewhere =
-                || attempts < MAX_SHARDS_TRIED && self.has_another(map, pool, need, level, &tried_shards);
+                || attempts < MAX_SHARDS_TRIED && self.has_another(map, pool, need, level, &excluded);
             let mut place = Place {
                 candidates: self.order_for_write(map, &shard, source.known_length().is_some()).into(),
                 needed: level.copies(shard.servers.len()),
