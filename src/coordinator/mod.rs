@@ -209,7 +209,10 @@ impl Coordinator {
 
     /// The servers of a shard, the best to read first.
     fn order_for_read(&self, map: &ClusterMap, shard: &Shard) -> Vec<Arc<model::Server>> {
-        placement::order_servers(map, shard, |id| self.fleet.standing_for_read(id), || fastrand::u64(..))
+        let standing = |id: &_| self.fleet.standing_for_read(id);
+        let mut servers = placement::order_servers(map, shard, standing, || fastrand::u64(..));
+        servers.retain(|server| shard.is_read(&server.id));
+        servers
     }
 
     /// Takes over each change of the map, and says whether uploads can be taken.

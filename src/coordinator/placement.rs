@@ -83,9 +83,9 @@ const SLOW_FACTOR: u32 = 8;
 /// However fast the fastest is, less than this is not slow: a disk that syncs takes some tens of milliseconds.
 const NEVER_SLOW: Duration = Duration::from_millis(100);
 
-/// The servers of a shard, the best first: those that answer, of these those that are not slow, then those with the fewest
-/// requests in flight; equals in random order. Servers that are down come last: when all else failed they are still worth
-/// a try.
+/// The servers of a shard, the best first: those that answer, of these those that are not on their way in or out of the shard, then
+/// those that are not slow, then those with the fewest requests in flight; equals in random order. Servers that are down come
+/// last: when all else failed they are still worth a try.
 pub fn order_servers(
     map: &ClusterMap,
     shard: &Shard,
@@ -97,9 +97,10 @@ pub fn order_servers(
     let answering = servers.iter().filter(|(standing, ..)| !standing.down && !standing.gone);
     let fastest = answering.map(|(standing, ..)| standing.answers_within).min().unwrap_or_default();
     let slow = NEVER_SLOW.max(fastest * SLOW_FACTOR);
-    servers.sort_by_key(|(standing, random, _)| {
+    servers.sort_by_key(|(standing, random, server)| {
         let Standing { down, gone, spool, in_flight, answers_within } = *standing;
-        (down, gone, spool, answers_within > slow, in_flight, *random)
+        let on_its_way = !shard.is_first(&server.id);
+        (down, gone, on_its_way, spool, answers_within > slow, in_flight, *random)
     });
     servers.into_iter().map(|(.., server)| server).collect()
 }
@@ -110,11 +111,9 @@ pub fn may_take(shard: &Shard, server: &ServerId, needed: usize) -> bool {
     needed > 1 || shard.is_first(server)
 }
 
-/// Those of the servers of a shard, in their order, that an upload to `needed` of them may go to; those on their way in or out
-/// last.
+/// Those of the servers of a shard, in their order, that an upload to `needed` of them may go to.
 pub fn candidates(shard: &Shard, mut servers: Vec<Arc<Server>>, needed: usize) -> Vec<Arc<Server>> {
     servers.retain(|server| may_take(shard, &server.id, needed));
-    servers.sort_by_key(|server| !shard.is_first(&server.id));
     servers
 }
 
@@ -246,14 +245,17 @@ mod tests {
                 pool: PoolName::default(),
                 size: None,
             };
+            let map = ClusterMap {
+                servers: servers.iter().map(|server| (server.id.clone(), server.clone())).collect(),
+                ..ClusterMap::default()
+            };
             let order = |needed| -> Vec<String> {
-                let candidates = candidates(&shard, servers.clone(), needed);
+                let standing = |id: &ServerId| Standing { down: id.as_str() == "3", ..Standing::default() };
+                let candidates = candidates(&shard, order_servers(&map, &shard, standing, || 0), needed);
                 candidates.iter().map(|server| server.id.to_string()).collect()
             };
-            assert_eq!(
-                (order(1), order(2)),
-                (vec!["2".into(), "3".into()], vec!["2".to_owned(), "3".to_owned(), "1".to_owned()])
-            );
+            assert_eq!(order(1), ["2", "3"]);
+            assert_eq!(order(2), ["2", "1", "3"], "one that is down is worse");
         }
     }
 }

@@ -70,7 +70,7 @@ impl Coordinator {
             Said::Precondition => return Err(RequestError::Precondition),
             Said::Nothing => {}
         }
-        let unknown = shard.servers.iter().filter(|id| !map.servers.contains_key(*id));
+        let unknown = shard.servers.iter().filter(|id| shard.is_read(id) && !map.servers.contains_key(*id));
         tried.0.extend(unknown.map(|id| (id.clone(), ServerError::Unreachable("not in the map".to_owned()))));
         // One server that did not answer may be the one that has it: "not found" would be a lie.
         if tried.0.is_empty() {

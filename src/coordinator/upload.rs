@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     http::{Answer, RequestBody, RequestId, headers, verify::Expected},
-    model::{ClusterMap, Key, Meta, PoolName, Shard, ShardId, Version, WriteLevel, size},
+    model::{ClusterMap, Key, Meta, PoolName, Server, Shard, ShardId, Version, WriteLevel, size},
 };
 
 /// An upload that fails in so many shards fails: each may cost a connection time-out per server, and a client waits.
@@ -190,9 +190,11 @@ impl Coordinator {
             let excluded = tried_shards.difference(&slow_shards).cloned().chain([shard.id.clone()]).collect();
             let elsewhere =
                 || attempts < MAX_SHARDS_TRIED && self.has_another(map, pool, need, level, &excluded);
+            let needed = level.copies(shard.servers.len());
+            let servers = self.order_for_write(map, &shard, source.known_length().is_some());
             let mut place = Place {
-                candidates: self.order_for_write(map, &shard, source.known_length().is_some()).into(),
-                needed: level.copies(shard.servers.len()),
+                candidates: placement::candidates(&shard, servers, needed).into(),
+                needed,
                 reservation: &mut reservation,
                 left: servers_left,
                 elsewhere: &elsewhere,
@@ -225,9 +227,9 @@ impl Coordinator {
         tried: &HashSet<ShardId>,
     ) -> Result<Arc<Shard>, NoShard> {
         let used = |shard: &Shard| self.usage.used(shard);
-        let enough = |shard: &Shard| self.answering(map, shard) >= level.copies(shard.servers.len());
-        let one = |shard: &Shard| self.answering(map, shard) > 0;
-        let any = |shard: &Shard| map.servers_of(shard).next().is_some();
+        let enough = |shard: &Shard| self.answering(map, shard, level) >= level.copies(shard.servers.len());
+        let one = |shard: &Shard| self.answering(map, shard, level) > 0;
+        let any = |shard: &Shard| takers(map, shard, level).next().is_some();
         let random = fastrand::f64();
         let mut chosen = Err(NoShard::AllDown);
         for answers in [&enough as &dyn Fn(&Shard) -> bool, &one, &any] {
@@ -248,14 +250,24 @@ impl Coordinator {
         tried: &HashSet<ShardId>,
     ) -> bool {
         let used = |shard: &Shard| self.usage.used(shard);
-        let enough = |shard: &Shard| self.answering(map, shard) >= level.copies(shard.servers.len());
+        let enough = |shard: &Shard| self.answering(map, shard, level) >= level.copies(shard.servers.len());
         placement::choose_shard(map, pool, need, tried, used, enough, 0.0).is_ok()
     }
 
-    /// How many servers of a shard take writes, as far as is known.
-    fn answering(&self, map: &ClusterMap, shard: &Shard) -> usize {
-        map.servers_of(shard).filter(|server| !self.fleet.is_down(&server.id, Door::Write)).count()
+    /// How many servers of a shard take an upload of that level, as far as is known.
+    fn answering(&self, map: &ClusterMap, shard: &Shard, level: WriteLevel) -> usize {
+        takers(map, shard, level).filter(|server| !self.fleet.is_down(&server.id, Door::Write)).count()
     }
+}
+
+/// The servers of a shard that an upload of that level may go to.
+fn takers<'a>(
+    map: &'a ClusterMap,
+    shard: &'a Shard,
+    level: WriteLevel,
+) -> impl Iterator<Item = &'a Arc<Server>> {
+    let needed = level.copies(shard.servers.len());
+    map.servers_of(shard).filter(move |server| placement::may_take(shard, &server.id, needed))
 }
 
 fn no_server(fanout: &Fanout<'_>, tried: Tried) -> RequestError {

@@ -92,7 +92,9 @@ impl Carrier {
         }
         let sources: Vec<Arc<Server>> =
             task.from.iter().filter_map(|id| map.servers.get(id)).cloned().collect();
-        let plan = CopyPlan { key: &task.key, version: task.version, sources: &sources, target };
+        let (key, version) = (&task.key, task.version);
+        // A source may be slow: nobody waits for a single copy.
+        let plan = CopyPlan { key, version, sources: &sources, target, patience: None };
         match self.servers.copy(&plan, &self.rate, id).await {
             Ok(Copied::Copied(bytes)) => Ok(Some(bytes)),
             Ok(Copied::AlreadyThere | Copied::Deleted) => Ok(Some(0)),
