@@ -20,7 +20,7 @@ pub mod stats;
 mod transfer;
 mod watched;
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, Uri};
@@ -40,6 +40,7 @@ pub use get::{Answered, Fetched};
 pub use look::Presence;
 pub use pace::ByteRate;
 pub use put::{PutBody, PutHead, PutSender, Stored};
+pub use socket::{Dial, Stream};
 
 use crate::{
     http::{Body, RequestId},
@@ -94,13 +95,22 @@ pub struct Servers {
 impl Servers {
     /// Connects to nothing yet. Must be called inside a tokio runtime.
     pub fn new(timeouts: Timeouts) -> Self {
+        Self::over(&Connector::tcp(&timeouts), timeouts)
+    }
+
+    /// The same over other streams than TCP's.
+    pub fn dialling(dial: Arc<dyn Dial>, timeouts: Timeouts) -> Self {
+        Self::over(&Connector::other(dial, &timeouts), timeouts)
+    }
+
+    fn over(connector: &Connector, timeouts: Timeouts) -> Self {
         let client = |idle_per_server| {
             Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(IDLE)
                 .pool_max_idle_per_host(idle_per_server)
                 .http1_max_buf_size(BUFFER_BYTES)
-                .build(Connector::new(&timeouts))
+                .build(connector.clone())
         };
         let (http, unpooled) = (client(IDLE_PER_SERVER), client(0));
         Self { http, unpooled, timeouts, without_head: RwLock::default() }

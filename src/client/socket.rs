@@ -1,4 +1,5 @@
-//! The connections under the client: ordinary TCP, with three things that hyper leaves to its transport.
+//! The connections under the client: ordinary TCP, or what the caller's [`Dial`] opens, with three things that hyper
+//! leaves to its transport.
 //!
 //! - A server may answer in mid body and close, as one that is full does. The bytes still on their way then meet a reset,
 //!   and hyper would report the failed write instead of the answer that waits to be read; so a write to a closed
@@ -14,6 +15,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -27,47 +29,88 @@ use hyper_util::{
     rt::TokioIo,
 };
 use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tower_service::Service;
 
 use super::Timeouts;
+use crate::http::body::BoxError;
 
 /// Bytes queued in the kernel that were not sent yet: enough to keep a fast network busy between two wake-ups.
 const UNSENT_BYTES: u32 = 128 * 1024;
 
+/// Opens streams of bytes to servers in place of TCP: to those of a simulated network, say.
+pub trait Dial: Send + Sync + 'static {
+    /// A stream to `host` and `port`.
+    fn dial(&self, host: &str, port: u16) -> BoxFuture<'static, io::Result<Box<dyn Stream>>>;
+}
+
+/// A stream of bytes in both directions.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 /// Opens connections.
 #[derive(Clone)]
-pub(super) struct Connector(HttpConnector);
+pub(super) enum Connector {
+    Tcp(HttpConnector),
+    Other(Arc<dyn Dial>, Duration),
+}
 
 impl Connector {
-    pub(super) fn new(timeouts: &Timeouts) -> Self {
+    /// One that opens TCP connections.
+    pub(super) fn tcp(timeouts: &Timeouts) -> Self {
         let mut http = HttpConnector::new();
         http.set_connect_timeout(Some(timeouts.connect));
         http.set_nodelay(true);
-        Self(http)
+        Self::Tcp(http)
+    }
+
+    /// One that has its streams opened by somebody else.
+    pub(super) fn other(dial: Arc<dyn Dial>, timeouts: &Timeouts) -> Self {
+        Self::Other(dial, timeouts.connect)
     }
 }
 
 impl Service<Uri> for Connector {
     type Response = Socket;
-    type Error = <HttpConnector as Service<Uri>>::Error;
-    type Future = BoxFuture<'static, Result<Socket, Self::Error>>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Socket, BoxError>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        match self {
+            Self::Tcp(http) => http.poll_ready(cx).map_err(Into::into),
+            Self::Other(..) => Poll::Ready(Ok(())),
+        }
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let connecting = self.0.call(uri);
-        Box::pin(async move {
-            let stream = connecting.await?;
-            // Without it a stalled server is noticed later, no more.
-            if let Err(error) = SockRef::from(stream.inner()).set_tcp_notsent_lowat(UNSENT_BYTES) {
-                tracing::debug!(%error, "setting socket options failed");
+        match self {
+            Self::Tcp(http) => {
+                let connecting = http.call(uri);
+                Box::pin(async move { Ok(Socket::new(Transport::Tcp(limited(connecting.await?)))) })
             }
-            Ok(Socket { stream, answers: Answers::default() })
-        })
+            Self::Other(dial, within) => {
+                let connecting = dial.dial(uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
+                let within = *within;
+                Box::pin(async move {
+                    let stream = tokio::time::timeout(within, connecting).await??;
+                    Ok(Socket::new(Transport::Other(TokioIo::new(stream))))
+                })
+            }
+        }
     }
+}
+
+/// The connection, with little of it queued in the kernel.
+fn limited(stream: TokioIo<TcpStream>) -> TokioIo<TcpStream> {
+    // Without it a stalled server is noticed later, no more.
+    if let Err(error) = SockRef::from(stream.inner()).set_tcp_notsent_lowat(UNSENT_BYTES) {
+        tracing::debug!(%error, "setting socket options failed");
+    }
+    stream
 }
 
 /// Whether a connection gave a whole answer yet. hyper hands it out with every answer and every error.
@@ -94,8 +137,33 @@ impl Answers {
 
 /// One connection.
 pub(super) struct Socket {
-    stream: TokioIo<TcpStream>,
+    stream: Transport,
     answers: Answers,
+}
+
+enum Transport {
+    Tcp(TokioIo<TcpStream>),
+    Other(TokioIo<Box<dyn Stream>>),
+}
+
+impl Socket {
+    fn new(stream: Transport) -> Self {
+        Self { stream, answers: Answers::default() }
+    }
+
+    fn reader(&mut self) -> Pin<&mut dyn Read> {
+        match &mut self.stream {
+            Transport::Tcp(stream) => Pin::<&mut TokioIo<_>>::new(stream),
+            Transport::Other(stream) => Pin::<&mut TokioIo<_>>::new(stream),
+        }
+    }
+
+    fn writer(&mut self) -> Pin<&mut dyn Write> {
+        match &mut self.stream {
+            Transport::Tcp(stream) => Pin::<&mut TokioIo<_>>::new(stream),
+            Transport::Other(stream) => Pin::<&mut TokioIo<_>>::new(stream),
+        }
+    }
 }
 
 impl Connection for Socket {
@@ -110,13 +178,13 @@ impl Read for Socket {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        self.reader().poll_read(cx, buffer)
     }
 }
 
 impl Write for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        let written = self.writer().poll_write(cx, bytes);
         written.map(|result| or_gone(result, bytes.len()))
     }
 
@@ -125,20 +193,23 @@ impl Write for Socket {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        let written = self.writer().poll_write_vectored(cx, parts);
         written.map(|result| or_gone(result, parts.iter().map(|part| part.len()).sum()))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.stream {
+            Transport::Tcp(stream) => stream.is_write_vectored(),
+            Transport::Other(stream) => stream.is_write_vectored(),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.writer().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.writer().poll_shutdown(cx)
     }
 }
 

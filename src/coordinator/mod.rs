@@ -40,7 +40,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 pub use config::Config;
@@ -54,7 +54,7 @@ use crate::{
         view::{View, ViewState},
     },
     daemon::{Shutdown, VersionClock},
-    http::{Limits, Server},
+    http::{Limits, Listener, Server},
     model::{self, ClusterMap, Shard},
     queue::Queue,
     scrub::Known,
@@ -128,7 +128,7 @@ struct Conditions {
 }
 
 /// Serves until the shutdown begins, then finishes what is in flight and writes the last used bytes.
-pub async fn serve(listener: TcpListener, config: Config, deps: Deps, shutdown: Shutdown) {
+pub async fn serve(listener: impl Listener, config: Config, deps: Deps, shutdown: Shutdown) {
     let limits = Limits { connections: config.connections, ..Limits::default() };
     let coordinator = Arc::new(Coordinator {
         config,

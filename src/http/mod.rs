@@ -4,6 +4,7 @@
 //! - [`headers`]: names of our own headers, and how headers are set and read
 //! - [`reply`]: answers and errors, JSON `{"error":"..."}`
 //! - [`incoming`]: a request's body with time-outs and limits
+//! - [`listener`]: where connections come from
 //! - `linger`: closing so that a client in mid upload still gets its answer
 //! - [`request_id`]: the id that travels with an upload
 //! - [`verify`]: a body checked against what its client announced
@@ -13,6 +14,7 @@ pub mod body;
 pub mod headers;
 pub mod incoming;
 mod linger;
+pub mod listener;
 pub mod reply;
 pub mod request_id;
 pub mod server;
@@ -20,6 +22,7 @@ pub mod verify;
 
 pub use body::Body;
 pub use incoming::{BodyError, RequestBody};
+pub use listener::{Connection, Listener};
 pub use reply::{Answer, error, json, text};
 pub use request_id::RequestId;
 pub use server::{Handler, Limits, Server};

@@ -14,13 +14,10 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
 };
 use metrics::{counter, gauge, histogram};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Answer, RequestId, incoming, linger::Lingering, reply};
+use super::{Answer, Connection, Listener, RequestId, incoming, linger::Lingering, reply};
 use crate::{
     daemon::Shutdown,
     telemetry::{self, health::Readiness},
@@ -99,7 +96,7 @@ impl Connections {
 
 impl<H: Handler> Server<H> {
     /// Serves until the shutdown begins, then stops accepting and lets what is in flight finish within its deadline.
-    pub async fn serve(self, listener: TcpListener, shutdown: Shutdown) {
+    pub async fn serve(self, listener: impl Listener, shutdown: Shutdown) {
         let server = Arc::new(self);
         let connections = Connections::default();
         let slots = Arc::new(Semaphore::new(server.limits.connections));
@@ -110,7 +107,7 @@ impl<H: Handler> Server<H> {
             };
             let (slot, accepted) = tokio::select! { next = next => next, () = shutdown.wait() => break };
             let stream = match accepted {
-                Ok((stream, _)) => stream,
+                Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "accept failed");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -128,11 +125,11 @@ impl<H: Handler> Server<H> {
 
     fn spawn_connection(
         self: Arc<Self>,
-        stream: TcpStream,
+        stream: impl Connection,
         slot: Option<tokio::sync::OwnedSemaphorePermit>,
         connections: &Connections,
     ) {
-        prepare(&stream, &self.limits);
+        stream.prepare(&self.limits);
         let role = self.handler.role();
         let head = self.limits.head;
         let service = service_fn(move |request| {
@@ -213,18 +210,6 @@ impl<H: Handler> Server<H> {
             return reply::text(StatusCode::OK, "ready\n");
         }
         reply::text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", missing.join("\n")))
-    }
-}
-
-/// Options of an accepted connection. A failure leaves the connection usable, so it is only worth a debug line.
-fn prepare(stream: &TcpStream, limits: &Limits) {
-    let socket = socket2::SockRef::from(stream);
-    let result = socket
-        .set_tcp_nodelay(true)
-        .and_then(|()| socket.set_keepalive(true))
-        .and_then(|()| socket.set_tcp_user_timeout(Some(limits.stalled_send)));
-    if let Err(error) = result {
-        tracing::debug!(%error, "setting socket options failed");
     }
 }
 

@@ -32,7 +32,6 @@ use std::{
 
 use http::{Method, Request, StatusCode, request::Parts};
 use hyper::body::Incoming;
-use tokio::net::TcpListener;
 
 pub use announce::Live;
 pub use config::Config;
@@ -41,7 +40,7 @@ pub use run::{Args, run};
 
 use crate::{
     daemon::{Shutdown, VersionClock, unix_ms},
-    http::{Answer, Handler, RequestBody, RequestId, Server, reply},
+    http::{Answer, Handler, Listener, RequestBody, RequestId, Server, reply},
     model::Key,
     storage::{Storage, StorageError},
     telemetry::{self, health::Readiness},
@@ -95,7 +94,7 @@ impl Default for Limits {
 
 /// Serves until the shutdown begins. Then, in this order: is not ready, leaves `/live`, stops accepting, lets what is in
 /// flight finish within the shutdown's deadline, closes the storage. An error is one of closing the storage.
-pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) -> Result<(), StorageError> {
+pub async fn serve(listener: impl Listener, deps: Deps, shutdown: Shutdown) -> Result<(), StorageError> {
     telemetry::metrics::install();
     let addr = listener.local_addr().map_err(|source| StorageError::Io {
         context: "ask for the listener's address".to_owned(),

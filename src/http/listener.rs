@@ -1,0 +1,54 @@
+//! Where a role's connections come from: a TCP port, or whatever the caller has that gives streams of bytes.
+
+use std::{io, net::SocketAddr};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
+
+use super::Limits;
+
+/// Gives out connections, one after the other.
+pub trait Listener: Send + Sync + 'static {
+    /// What it gives out.
+    type Connection: Connection;
+
+    /// The next connection. Dropped while it waits, it loses none.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
+
+    /// Where it listens.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+}
+
+/// One accepted connection.
+pub trait Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Sets its options, before the first byte.
+    fn prepare(&self, limits: &Limits);
+}
+
+impl Listener for TcpListener {
+    type Connection = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        Ok(TcpListener::accept(self).await?.0)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        TcpListener::local_addr(self)
+    }
+}
+
+impl Connection for TcpStream {
+    /// A failure leaves the connection usable, so it is only worth a debug line.
+    fn prepare(&self, limits: &Limits) {
+        let socket = socket2::SockRef::from(self);
+        let result = socket
+            .set_tcp_nodelay(true)
+            .and_then(|()| socket.set_keepalive(true))
+            .and_then(|()| socket.set_tcp_user_timeout(Some(limits.stalled_send)));
+        if let Err(error) = result {
+            tracing::debug!(%error, "setting socket options failed");
+        }
+    }
+}
