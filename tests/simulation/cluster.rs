@@ -1,0 +1,222 @@
+//! The cluster of a plan: the real roles, each on a host of its own, on disks, a queue and a map store of memory.
+
+use std::{sync::Arc, time::Duration};
+
+use backpack::{
+    client::Servers,
+    cluster::{MapStore, View},
+    coordinator,
+    daemon::{Shutdown, VersionClock},
+    model::{Key, Version},
+    node, replicator,
+    storage::{Found, Storage},
+    telemetry::health::Readiness,
+};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use serde_json::json;
+use turmoil::Sim;
+
+use super::{
+    map::MemoryMap,
+    memory::Memory,
+    moody::MoodyQueue,
+    network::{Dialler, PORT, Port, timeouts},
+    plan::{Mood, Plan},
+    queue::MemoryQueue,
+    trace::Trace,
+};
+
+/// The shortest lease that replicators take.
+const LEASE_SECONDS: u64 = 3;
+
+/// More than all uploads of a simulation together.
+const CAPACITY: u64 = 1 << 30;
+
+/// What outlives crashes, and is looked at from outside.
+#[derive(Clone)]
+pub struct Cluster {
+    /// The disks of all nodes, the first shard's first. Node 1 is the first.
+    pub disks: Vec<Arc<Memory>>,
+    /// Of each shard, its disks.
+    pub shards: Vec<std::ops::Range<usize>>,
+    pub queue: Arc<MemoryQueue>,
+    pub mood: Arc<Mutex<Mood>>,
+    pub trace: Trace,
+    store: Arc<MemoryMap>,
+}
+
+/// What a server holds under a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    Nothing,
+    Tombstone(Version),
+    Blob(Version, Bytes),
+}
+
+impl Held {
+    pub fn version(&self) -> Option<Version> {
+        match self {
+            Self::Nothing => None,
+            Self::Tombstone(version) | Self::Blob(version, _) => Some(*version),
+        }
+    }
+}
+
+impl Cluster {
+    /// Starts every host of the plan.
+    pub fn start(plan: &Plan, sim: &mut Sim<'_>, trace: Trace) -> Self {
+        let mut shards = Vec::new();
+        for servers in &plan.shards {
+            let first = shards.last().map_or(0, |before: &std::ops::Range<usize>| before.end);
+            shards.push(first..first + servers);
+        }
+        let disks: Vec<_> = (0..plan.shards.iter().sum()).map(|_| Arc::new(Memory::default())).collect();
+        let cluster = Self {
+            store: Arc::new(MemoryMap::holding(documents(&shards))),
+            disks,
+            shards,
+            queue: Arc::new(MemoryQueue::new(Duration::from_secs(LEASE_SECONDS))),
+            mood: Arc::default(),
+            trace,
+        };
+        for disk in 0..cluster.disks.len() {
+            cluster.start_node(sim, disk);
+        }
+        for (number, off_ms) in plan.clocks_ms.iter().enumerate() {
+            cluster.start_coordinator(sim, number, *off_ms);
+        }
+        for number in 0..plan.replicators {
+            cluster.start_replicator(sim, number);
+        }
+        cluster
+    }
+
+    fn start_node(&self, sim: &mut Sim<'_>, number: usize) {
+        let disk = self.disks[number].clone();
+        sim.host(format!("node-{}", number + 1), move || {
+            let storage: Arc<dyn Storage> = disk.clone();
+            async move {
+                let deps = node::Deps { storage, limits: node::Limits::default(), live: None };
+                Ok(node::serve(Port::listen().await?, deps, Shutdown::default()).await?)
+            }
+        });
+    }
+
+    fn start_coordinator(&self, sim: &mut Sim<'_>, number: usize, off_ms: i64) {
+        let host = format!("coordinator-{number}");
+        let (store, queue) = (self.store.clone(), self.queue_for(&host));
+        sim.host(host, move || {
+            let (store, queue): (Arc<dyn MapStore>, _) = (store.clone(), Arc::new(queue.clone()));
+            async move {
+                let shutdown = Shutdown::default();
+                let deps = coordinator::Deps {
+                    view: View::start(store.clone(), shutdown.clone()),
+                    store,
+                    queue,
+                    servers: Arc::new(Servers::dialling(Arc::new(Dialler), timeouts())),
+                    statsd: None,
+                    clock: VersionClock::off_by(off_ms),
+                };
+                coordinator::serve(Port::listen().await?, coordinator_config(), deps, shutdown).await;
+                Ok(())
+            }
+        });
+    }
+
+    fn start_replicator(&self, sim: &mut Sim<'_>, number: usize) {
+        let host = format!("replicator-{number}");
+        let (store, queue) = (self.store.clone(), self.queue_for(&host));
+        sim.host(host, move || {
+            let (store, queue): (Arc<dyn MapStore>, _) = (store.clone(), Arc::new(queue.clone()));
+            async move {
+                let shutdown = Shutdown::default();
+                let view = View::start(store, shutdown.clone());
+                view.loaded().await;
+                let deps = replicator::Deps {
+                    map: view.changes(),
+                    queue,
+                    servers: Arc::new(Servers::dialling(Arc::new(Dialler), timeouts())),
+                    readiness: Readiness::default(),
+                    probes: None,
+                };
+                replicator::serve(replicator_settings(), deps, shutdown).await;
+                Ok(())
+            }
+        });
+    }
+
+    fn queue_for(&self, host: &str) -> MoodyQueue {
+        MoodyQueue {
+            inner: self.queue.clone(),
+            mood: self.mood.clone(),
+            host: host.to_owned(),
+            trace: self.trace.clone(),
+        }
+    }
+
+    /// What each server of a shard holds under a key, in the order of the shard.
+    pub fn held(&self, shard: usize, key: &str) -> Vec<Held> {
+        let key: Key = key.parse().unwrap();
+        self.disks[self.shards[shard].clone()].iter().map(|disk| held(disk, &key)).collect()
+    }
+}
+
+/// An engine of memory answers at once.
+fn held(disk: &Memory, key: &Key) -> Held {
+    match disk.open(key).now_or_never().unwrap().unwrap() {
+        None => Held::Nothing,
+        Some(Found::Tombstone(version)) => Held::Tombstone(version),
+        Some(Found::Blob(blob)) => {
+            let info = blob.info();
+            let bytes = blob.read(0, info.length).now_or_never().unwrap().unwrap();
+            Held::Blob(info.version, bytes)
+        }
+    }
+}
+
+/// What `coordinator-init`, `add-server`, `add-shard` and `enable-shard` would have written.
+fn documents(shards: &[std::ops::Range<usize>]) -> Vec<(String, serde_json::Value)> {
+    let servers: Vec<usize> = shards.iter().cloned().flatten().collect();
+    let server = |number: &usize| {
+        let id = number + 1;
+        (id.to_string(), json!({ "host": format!("node-{id}"), "port": PORT.to_string() }))
+    };
+    let shard = |(number, servers): (usize, &std::ops::Range<usize>)| {
+        let nodes: Vec<_> = servers.clone().map(|number| (number + 1).to_string()).collect();
+        ((number + 1).to_string(), json!({ "nodes": nodes }))
+    };
+    let map = |entries: serde_json::Map<_, _>| serde_json::Value::Object(entries);
+    let mut documents = vec![
+        ("/servers-map".to_owned(), map(servers.iter().map(server).collect())),
+        ("/shards-map".to_owned(), map(shards.iter().enumerate().map(shard).collect())),
+    ];
+    for number in 1..=shards.len() {
+        documents.push((format!("/shard-size-{number}"), json!({ "capacity": CAPACITY, "current": 0 })));
+    }
+    documents
+}
+
+fn coordinator_config() -> coordinator::Config {
+    coordinator::Config {
+        replay: 64 << 10,
+        max_body: 1 << 30,
+        body_idle: 5,
+        flush: 1000,
+        connections: 100,
+        max_backlog: 100_000,
+        spool_dir: std::env::temp_dir(),
+    }
+}
+
+fn replicator_settings() -> replicator::Settings {
+    let config = replicator::Config {
+        concurrency: 4,
+        lease: LEASE_SECONDS,
+        retry_first_ms: 200,
+        retry_max_ms: 4000,
+        ..replicator::Config::default()
+    };
+    config.check().unwrap()
+}

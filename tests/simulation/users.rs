@@ -1,0 +1,210 @@
+//! The users of a plan: each does one thing after the other, and all that was asked and answered is recorded.
+
+use std::{sync::Arc, time::Duration};
+
+use backpack::{
+    client::PutBody,
+    http::{Body, headers},
+    model::Version,
+};
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use turmoil::net::TcpStream;
+
+use super::{
+    cluster::Cluster,
+    network::PORT,
+    plan::{Act, Step},
+};
+
+/// A user gives up after this: longer than any coordinator needs that is alive and reached.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+/// Everything that users did, in the order in which it began.
+pub type Record = Arc<Mutex<History>>;
+
+#[derive(Default)]
+pub struct History {
+    pub deeds: Vec<Deed>,
+    /// What was wrong at the moment of an answer.
+    pub lies: Vec<String>,
+    moments: u64,
+}
+
+impl History {
+    fn moment(&mut self) -> u64 {
+        self.moments += 1;
+        self.moments
+    }
+}
+
+/// One request of a user.
+pub struct Deed {
+    pub step: Step,
+    /// The bytes that an upload sends.
+    pub bytes: Bytes,
+    /// When it began: a number that grows with everything that begins or ends.
+    pub began: u64,
+    /// When the answer was there, and what it said; `None` while there is none.
+    pub answer: Option<(u64, Answer)>,
+}
+
+impl Deed {
+    /// What it was acknowledged as, where it changed something: shard, version, copies.
+    pub fn acknowledged(&self) -> Option<(usize, Version, usize)> {
+        let (_, answer) = self.answer.as_ref()?;
+        let written = match self.step.act {
+            Act::Put { .. } | Act::Broken { .. } => answer.status == StatusCode::OK,
+            Act::Delete { .. } => answer.status == StatusCode::NO_CONTENT,
+            Act::Get { .. } => false,
+        };
+        written.then(|| (answer.shard.unwrap(), answer.version.unwrap(), answer.copies.unwrap().0))
+    }
+
+    /// When it was answered; later than everything if it was not.
+    pub fn ended(&self) -> u64 {
+        self.answer.as_ref().map_or(u64::MAX, |(ended, _)| *ended)
+    }
+}
+
+/// What a coordinator said.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    /// The number of the shard, counted from 0: of an upload what was answered, else what was asked.
+    pub shard: Option<usize>,
+    pub version: Option<Version>,
+    /// Copies that there are, of how many.
+    pub copies: Option<(usize, usize)>,
+    pub body: Bytes,
+}
+
+/// Does all steps of one user.
+pub async fn behave(user: usize, steps: Vec<Step>, cluster: Cluster, record: Record) {
+    for (number, step) in steps.into_iter().enumerate() {
+        tokio::time::sleep(step.pause).await;
+        let bytes = bytes_of(&step, &format!("{user}.{number};"));
+        let place = {
+            let mut history = record.lock();
+            let began = history.moment();
+            history.deeds.push(Deed { step: step.clone(), bytes: bytes.clone(), began, answer: None });
+            history.deeds.len() - 1
+        };
+        cluster.trace.note(format_args!("#{place} {} {:?} by coordinator-{}", step.key, step.act, step.coordinator));
+        let asked = tokio::time::timeout(PATIENCE, ask(&step, bytes)).await;
+        let answer = asked.map_err(|_| "no answer".to_owned()).flatten();
+        cluster.trace.note(format_args!("#{place} {}", described(&answer)));
+        let Ok(answer) = answer else { continue };
+        let mut history = record.lock();
+        let ended = history.moment();
+        if let Some(lie) = lie(&cluster, &step, &answer) {
+            history.lies.push(format!("#{place} {lie}"));
+        }
+        history.deeds[place].answer = Some((ended, answer));
+    }
+}
+
+/// Whether fewer servers hold the write, or a newer one, than the answer says.
+fn lie(cluster: &Cluster, step: &Step, answer: &Answer) -> Option<String> {
+    let (shard, version, (copies, of)) = (answer.shard?, answer.version?, answer.copies?);
+    let held = cluster.held(shard, &step.key);
+    let have = held.iter().filter(|held| held.version() >= Some(version)).count();
+    (have < copies || of != held.len())
+        .then(|| format!("says {copies}/{of} copies of {version}, but {have} servers hold it: {held:?}"))
+}
+
+fn bytes_of(step: &Step, name: &str) -> Bytes {
+    let bytes = match step.act {
+        Act::Put { bytes, .. } | Act::Broken { bytes } => bytes,
+        _ => return Bytes::new(),
+    };
+    name.bytes().cycle().take(bytes).collect()
+}
+
+fn described(answer: &Result<Answer, String>) -> String {
+    match answer {
+        Err(error) => error.clone(),
+        Ok(Answer { status, shard, version, copies, body }) => {
+            let version = version.map_or_else(String::new, |version| version.to_string());
+            let said = if status.is_success() {
+                format!("{} bytes", body.len())
+            } else {
+                String::from_utf8_lossy(body).into_owned()
+            };
+            format!("-> {} shard {shard:?} {version} {copies:?} {said}", status.as_u16())
+        }
+    }
+}
+
+async fn ask(step: &Step, bytes: Bytes) -> Result<Answer, String> {
+    let host = format!("coordinator-{}", step.coordinator);
+    let stream = TcpStream::connect((host, PORT)).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error: hyper::Error| error.to_string())?;
+    tokio::spawn(async move {
+        // Its error is the request's too.
+        let _ = connection.await;
+    });
+    let (request, feed) = request(step, bytes);
+    let (response, ()) = tokio::join!(sender.send_request(request), feed);
+    let (head, body) = response.map_err(|error| error.to_string())?.into_parts();
+    let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+    let copies = head.headers.get(headers::COPIES).and_then(|copies| {
+        let (have, of) = copies.to_str().ok()?.split_once('/')?;
+        Some((have.parse().ok()?, of.parse().ok()?))
+    });
+    let shard = match step.act {
+        Act::Delete { shard, .. } | Act::Get { shard } => Some(shard),
+        Act::Put { .. } | Act::Broken { .. } => answered_shard(&body),
+    };
+    let version = headers::get(&head.headers, headers::VERSION);
+    Ok(Answer { status: head.status, shard, version, copies, body })
+}
+
+fn answered_shard(body: &[u8]) -> Option<usize> {
+    let answer: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let number: usize = answer["shard_id"].as_str()?.parse().ok()?;
+    Some(number - 1)
+}
+
+/// The request, and what feeds its body.
+fn request(step: &Step, bytes: Bytes) -> (Request<Body>, impl Future<Output = ()>) {
+    let (method, path, level) = match step.act {
+        Act::Put { level, .. } => (Method::PUT, format!("/{}", step.key), Some(level)),
+        Act::Broken { .. } => (Method::PUT, format!("/{}", step.key), None),
+        Act::Delete { shard, level } => (Method::DELETE, format!("/{}:{}", shard + 1, step.key), Some(level)),
+        Act::Get { shard } => (Method::GET, format!("/{}:{}", shard + 1, step.key), None),
+    };
+    let announced = match step.act {
+        Act::Put { announced: false, .. } => None,
+        // The rest never comes.
+        Act::Broken { .. } => Some(bytes.len() as u64 + 1),
+        _ => Some(bytes.len() as u64),
+    };
+    let is_upload = method == Method::PUT;
+    let (sender, body) = PutBody::channel(announced);
+    let body = if is_upload { body } else { Body::Empty };
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() = path.parse().unwrap();
+    headers::set(request.headers_mut(), http::header::HOST, "backpack");
+    if let Some(level) = level {
+        headers::set(request.headers_mut(), headers::WRITE, level);
+    }
+    let whole = matches!(step.act, Act::Put { .. });
+    let feed = async move {
+        for part in bytes.chunks(16 << 10).filter(|_| is_upload) {
+            if !sender.send(Bytes::copy_from_slice(part)).await {
+                return;
+            }
+        }
+        if whole {
+            sender.end().await;
+        }
+    };
+    (request, feed)
+}
