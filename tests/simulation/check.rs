@@ -67,7 +67,8 @@ fn is_everywhere(cluster: &Cluster, write: &Write, history: &History) -> Vec<Str
     cluster.held(write.shard, key).into_iter().enumerate().filter_map(judge).collect()
 }
 
-/// Whether this is what some request asked for: under the version that it was acknowledged as, if it was.
+/// Whether this is what some request asked for: under the version that it was acknowledged as, if it was, or one that it had
+/// before, for a write that meets a newer version takes a newer one yet.
 fn is_meant(held: &Held, shard: usize, key: &str, history: &History) -> bool {
     history.deeds.iter().filter(|deed| deed.step.key == key).any(|deed| {
         let same = match (held, &deed.step.act) {
@@ -76,7 +77,7 @@ fn is_meant(held: &Held, shard: usize, key: &str, history: &History) -> bool {
             _ => false,
         };
         let acknowledged = deed.acknowledged();
-        same && acknowledged.is_none_or(|(of, version, _)| of != shard || Some(version) == held.version())
+        same && acknowledged.is_none_or(|(of, version, _)| of != shard || Some(version) >= held.version())
     })
 }
 

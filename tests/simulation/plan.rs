@@ -6,7 +6,7 @@ use backpack::model::WriteLevel;
 use fastrand::Rng;
 
 /// Users begin and faults happen within this time; then everything is mended.
-pub const TROUBLE: Duration = Duration::from_secs(8);
+pub const TROUBLE: Duration = Duration::from_secs(6);
 
 /// Few, so that writes meet.
 const KEYS: usize = 3;
@@ -110,7 +110,7 @@ impl Plan {
 
 fn steps(rng: &mut Rng, coordinators: usize, shards: usize) -> Vec<Step> {
     let step = |rng: &mut Rng| Step {
-        pause: Duration::from_millis(rng.u64(0..900)),
+        pause: Duration::from_millis(rng.u64(0..700)),
         coordinator: rng.usize(..coordinators),
         key: format!("k{}", rng.usize(..KEYS)),
         act: act(rng, shards),
@@ -140,7 +140,7 @@ fn faults(rng: &mut Rng, nodes: usize, coordinators: usize, replicators: usize) 
     let mut faults = Vec::new();
     for _ in 0..rng.usize(1..=6) {
         let from = Duration::from_millis(rng.u64(..TROUBLE.as_millis() as u64));
-        let until = from + Duration::from_millis(rng.u64(50..4000));
+        let until = from + Duration::from_millis(rng.u64(50..3000));
         let (node, peer, number) = (node(rng), peer(rng), rng.usize(..nodes));
         let (trouble, place) = match rng.u8(..20) {
             0..=3 => (Trouble::Partition(peer.clone(), node.clone()), format!("{peer} {node}")),

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// What passes in one step of the simulation, at least.
-const TICK: Duration = Duration::from_millis(10);
+const TICK: Duration = Duration::from_millis(20);
 
 /// What a message takes on a network that is well.
 const LATENCY: Duration = Duration::from_millis(15);
