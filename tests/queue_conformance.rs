@@ -1,7 +1,35 @@
 //! Every implementation of the queue keeps every promise of its trait.
 
 mod queue_cases;
+#[path = "simulation/queue.rs"]
+mod simulation_queue;
 mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use backpack::queue::Queue;
+
+/// The queue of the simulation, so that what is simulated is what the others promise.
+struct Simulated(Arc<simulation_queue::MemoryQueue>);
+
+#[async_trait]
+impl queue_cases::Backend for Simulated {
+    fn start(lease: Duration) -> Self {
+        Self(Arc::new(simulation_queue::MemoryQueue::new(lease)))
+    }
+
+    fn open(&self) -> Arc<dyn Queue> {
+        self.0.clone()
+    }
+
+    /// It stands for servers that keep what they have.
+    fn crash(&mut self) {}
+
+    async fn poison(&self, target: &str, raw: &str) {
+        self.0.put_raw(&queue_cases::id(target), raw);
+    }
+}
 
 /// Puts one backend through all cases.
 macro_rules! conformance {
@@ -61,4 +89,5 @@ conformance! {
     embedded: crate::queue_cases::backend::Embedded,
     two_redis: crate::queue_cases::backend::TwoRedis,
     followed: crate::queue_cases::backend::Followed,
+    simulated: crate::Simulated,
 }

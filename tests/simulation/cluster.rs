@@ -200,7 +200,7 @@ fn documents(shards: &[std::ops::Range<usize>]) -> Vec<(String, serde_json::Valu
 
 fn coordinator_config() -> coordinator::Config {
     coordinator::Config {
-        replay: 64 << 10,
+        replay: 8 << 10,
         max_body: 1 << 30,
         body_idle: 5,
         flush: 1000,

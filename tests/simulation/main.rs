@@ -68,7 +68,7 @@ fn seeds_hold() {
 /// Whatever was simulated before it, too.
 #[test]
 fn the_same_seed_is_the_same_story() {
-    let whole = simulate_many(1, 12, DAY);
-    assert_eq!(simulate_many(1, 12, DAY), whole);
-    assert_eq!(simulate_many(7, 6, DAY), whole[6..]);
+    let whole = simulate_many(1, 6, DAY);
+    assert_eq!(simulate_many(1, 6, DAY), whole);
+    assert_eq!(simulate_many(4, 3, DAY), whole[3..]);
 }

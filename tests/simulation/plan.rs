@@ -115,12 +115,12 @@ fn steps(rng: &mut Rng, coordinators: usize, shards: usize) -> Vec<Step> {
         key: format!("k{}", rng.usize(..KEYS)),
         act: act(rng, shards),
     };
-    (0..rng.usize(5..=10)).map(|_| step(rng)).collect()
+    (0..rng.usize(4..=8)).map(|_| step(rng)).collect()
 }
 
 fn act(rng: &mut Rng, shards: usize) -> Act {
     let level = [WriteLevel::One, WriteLevel::One, WriteLevel::Quorum, WriteLevel::All][rng.usize(..4)];
-    let bytes = if rng.u8(..10) == 0 { rng.usize(60_000..200_000) } else { rng.usize(20..2000) };
+    let bytes = if rng.u8(..10) == 0 { rng.usize(6_000..30_000) } else { rng.usize(20..2000) };
     match rng.u8(..20) {
         0..=9 => Act::Put { level, bytes, announced: rng.u8(..4) > 0 },
         10 => Act::Broken { bytes },

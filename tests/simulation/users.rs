@@ -121,7 +121,9 @@ fn bytes_of(step: &Step, name: &str) -> Bytes {
         Act::Put { bytes, .. } | Act::Broken { bytes } => bytes,
         _ => return Bytes::new(),
     };
-    name.bytes().cycle().take(bytes).collect()
+    let mut all = name.repeat(bytes / name.len() + 1).into_bytes();
+    all.truncate(bytes);
+    all.into()
 }
 
 fn described(answer: &Result<Answer, String>) -> String {
@@ -197,7 +199,7 @@ fn request(step: &Step, bytes: Bytes) -> (Request<Body>, impl Future<Output = ()
     }
     let whole = matches!(step.act, Act::Put { .. });
     let feed = async move {
-        for part in bytes.chunks(16 << 10).filter(|_| is_upload) {
+        for part in bytes.chunks(4 << 10).filter(|_| is_upload) {
             if !sender.send(Bytes::copy_from_slice(part)).await {
                 return;
             }
