@@ -3,7 +3,7 @@
 # Most tests wait for servers rather than compute, so more of them than cores run at once.
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: help setup fmt lint unit docs test bench-engine
+.PHONY: help setup fmt lint unit docs test simulate bench-engine
 
 help:
 	@echo "make setup   install what the tests need (apt-get; says what)"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint    clippy, no warnings"
 	@echo "make unit    all tests, against real ZooKeeper, Redis and nginx"
 	@echo "make docs    the documentation of the code, no warnings"
+	@echo "make simulate   simulated clusters from seed SEED on, SEEDS of them, or of one seed what happened in it"
 	@echo "make bench-engine   the storage engine beside what the disk gives without it; some 15 minutes"
 
 setup:
@@ -36,6 +37,13 @@ unit:
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+# `make simulate SEED=4711 SEEDS=1` shows what a seed is about.
+SEED ?= 1
+SEEDS ?= 5000
+simulate:
+	BACKPACK_SEED=$(SEED) BACKPACK_SEEDS=$(SEEDS) $(if $(filter 1,$(SEEDS)),BACKPACK_TRACE=1) \
+		cargo test --locked --test simulation -- seeds_hold --nocapture
 
 # On a disk, not in memory: that is what is measured.
 bench-engine:

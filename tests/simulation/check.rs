@@ -4,7 +4,7 @@ use backpack::model::Version;
 use http::StatusCode;
 
 use super::{
-    cluster::{Cluster, Held},
+    cluster::{Cluster, Held, REPLAY},
     plan::Act,
     users::{Deed, History},
 };
@@ -19,6 +19,7 @@ pub fn check(cluster: &Cluster, history: &History) -> Vec<String> {
     }
     wrong.extend(history.deeds.iter().enumerate().filter_map(|(place, deed)| follows(cluster, place, deed)));
     wrong.extend(reads(history, &writes));
+    wrong.extend(history.deeds.iter().enumerate().filter_map(outruns));
     wrong
 }
 
@@ -134,6 +135,10 @@ fn reads(history: &History, writes: &[Write]) -> Vec<String> {
             StatusCode::NOT_FOUND => Held::Nothing,
             _ => continue,
         };
+        let any = writes.iter().find(|write| write.is_of(*shard, key) && write.deed.ended() < deed.began);
+        if let (Held::Nothing, Some(before)) = (&got, any) {
+            wrong.push(format!("#{place} was told that no server has {key}, though #{} was acknowledged before", before.place));
+        }
         if got.version() < floor {
             wrong.push(format!("#{place} read {key} as {}, though all servers had {floor:?} before", short(&got)));
         }
@@ -142,6 +147,13 @@ fn reads(history: &History, writes: &[Write]) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// A coordinator whose clock is behind follows the others', as long as it can begin again.
+fn outruns((place, deed): (usize, &Deed)) -> Option<String> {
+    let (_, answer) = deed.answer.as_ref()?;
+    let gave_up = answer.status == StatusCode::CONFLICT && deed.bytes.len() as u64 <= REPLAY;
+    gave_up.then(|| format!("#{place} {} was refused for a newer version", deed.step.key))
 }
 
 fn short(held: &Held) -> String {

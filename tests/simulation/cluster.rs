@@ -31,6 +31,9 @@ use super::{
 /// The shortest lease that replicators take.
 const LEASE_SECONDS: u64 = 3;
 
+/// Of an upload, as much can be sent again: less than the largest ones have.
+pub const REPLAY: u64 = 8 << 10;
+
 /// More than all uploads of a simulation together.
 const CAPACITY: u64 = 1 << 30;
 
@@ -200,7 +203,7 @@ fn documents(shards: &[std::ops::Range<usize>]) -> Vec<(String, serde_json::Valu
 
 fn coordinator_config() -> coordinator::Config {
     coordinator::Config {
-        replay: 8 << 10,
+        replay: REPLAY,
         max_body: 1 << 30,
         body_idle: 5,
         flush: 1000,

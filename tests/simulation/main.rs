@@ -6,7 +6,7 @@
 //! - `network`, `map`, `queue`, `moody`: what stands under the roles; their disks are those of `node_double`
 //! - `machine`: time and chance; `trace`: what happened; `seeds`: many of them; `process`: each in one of its own
 //!
-//! `BACKPACK_SEED=7 BACKPACK_SEEDS=1 cargo test --test simulation seeds_hold -- --nocapture` shows what seed 7 is about.
+//! `make simulate SEED=7 SEEDS=1` shows what seed 7 is about.
 
 mod check;
 mod cluster;

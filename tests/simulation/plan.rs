@@ -44,7 +44,7 @@ pub enum Act {
     /// An upload of so many bytes; its length may not be announced.
     Put { level: WriteLevel, bytes: usize, announced: bool },
     /// An upload that breaks off before its end.
-    Broken { bytes: usize },
+    Broken { bytes: usize, announced: bool },
     /// A delete in the shard of that number.
     Delete { shard: usize, level: WriteLevel },
     /// A read in the shard of that number.
@@ -99,8 +99,8 @@ impl Plan {
     pub fn of(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let shards: Vec<_> = (0..rng.usize(1..=2)).map(|_| rng.usize(2..=3)).collect();
-        let coordinators = rng.usize(1..=2);
-        let clocks_ms = (0..coordinators).map(|_| [0, 0, -700, 90_000][rng.usize(..4)]).collect();
+        let coordinators = 1 + usize::from(rng.u8(..3) > 0);
+        let clocks_ms = (0..coordinators).map(|_| [0, -700, 90_000][rng.usize(..3)]).collect();
         let replicators = rng.usize(1..=2);
         let users = (0..rng.usize(2..=3)).map(|_| steps(&mut rng, coordinators, shards.len())).collect();
         let faults = faults(&mut rng, shards.iter().sum(), coordinators, replicators);
@@ -123,7 +123,7 @@ fn act(rng: &mut Rng, shards: usize) -> Act {
     let bytes = if rng.u8(..10) == 0 { rng.usize(6_000..30_000) } else { rng.usize(20..2000) };
     match rng.u8(..20) {
         0..=9 => Act::Put { level, bytes, announced: rng.u8(..4) > 0 },
-        10 => Act::Broken { bytes },
+        10 => Act::Broken { bytes, announced: rng.bool() },
         11..=13 => Act::Delete { shard: rng.usize(..shards), level },
         _ => Act::Get { shard: rng.usize(..shards) },
     }
@@ -138,7 +138,15 @@ fn faults(rng: &mut Rng, nodes: usize, coordinators: usize, replicators: usize) 
     // One fault for each link and each host, so that the end of one does not end another.
     let mut taken = BTreeSet::new();
     let mut faults = Vec::new();
-    for _ in 0..rng.usize(1..=6) {
+    // Of every fourth cluster all replicators are away for long: then much depends on what coordinators do alone.
+    if rng.u8(..4) == 0 {
+        let from = Duration::from_millis(rng.u64(..1000));
+        for replicator in (0..replicators).map(|number| format!("replicator-{number}")) {
+            taken.insert(replicator.clone());
+            faults.push(Fault { from, until: TROUBLE, trouble: Trouble::Crash(replicator) });
+        }
+    }
+    for number_of_fault in 0..rng.usize(1..=7) {
         let from = Duration::from_millis(rng.u64(..TROUBLE.as_millis() as u64));
         let until = from + Duration::from_millis(rng.u64(50..3000));
         let (node, peer, number) = (node(rng), peer(rng), rng.usize(..nodes));
@@ -152,7 +160,7 @@ fn faults(rng: &mut Rng, nodes: usize, coordinators: usize, replicators: usize) 
             11..=12 => (Trouble::Crash(peer.clone()), peer),
             13..=15 => {
                 let mood = [Mood::Refuses, Mood::LosesAnswers, Mood::Hangs][rng.usize(..3)];
-                (Trouble::Queue(mood), "queue".to_owned())
+                (Trouble::Queue(mood), format!("queue {number_of_fault}"))
             }
             16..=17 => (Trouble::Full(number), format!("room {number}")),
             _ => (Trouble::Hung(number), format!("disk {number}")),

@@ -55,6 +55,7 @@ fn read(output: std::process::Output) -> Told {
                 told.push((seed.parse().unwrap(), digest.ok_or_else(|| errors.to_string())));
             }
             (None, Some((_, Err(why)))) => writeln!(why, "{line}").unwrap(),
+            (None, Some(_)) if is_traced() => println!("{line}"),
             _ => {}
         }
     }
@@ -81,6 +82,11 @@ pub fn do_share(share: &str) {
     }
 }
 
+/// Traces of seeds that hold are wanted too.
+fn is_traced() -> bool {
+    std::env::var_os("BACKPACK_TRACE").is_some()
+}
+
 fn tell(seed: u64) -> String {
     // On a new thread: what an older one has drawn is not of this seed.
     let verdict = std::thread::spawn(move || simulate(seed)).join();
@@ -90,7 +96,7 @@ fn tell(seed: u64) -> String {
     } else {
         format!("{SEED}{seed}: {} wrong\n{}\n", verdict.wrong.len(), verdict.wrong.join("\n"))
     };
-    if !verdict.wrong.is_empty() || std::env::var_os("BACKPACK_TRACE").is_some() {
+    if !verdict.wrong.is_empty() || is_traced() {
         said += &(verdict.trace.lines().join("\n") + "\n");
     }
     said

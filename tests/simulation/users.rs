@@ -118,7 +118,7 @@ fn lie(cluster: &Cluster, step: &Step, answer: &Answer) -> Option<String> {
 
 fn bytes_of(step: &Step, name: &str) -> Bytes {
     let bytes = match step.act {
-        Act::Put { bytes, .. } | Act::Broken { bytes } => bytes,
+        Act::Put { bytes, .. } | Act::Broken { bytes, .. } => bytes,
         _ => return Bytes::new(),
     };
     let mut all = name.repeat(bytes / name.len() + 1).into_bytes();
@@ -182,7 +182,7 @@ fn request(step: &Step, bytes: Bytes) -> (Request<Body>, impl Future<Output = ()
         Act::Get { shard } => (Method::GET, format!("/{}:{}", shard + 1, step.key), None),
     };
     let announced = match step.act {
-        Act::Put { announced: false, .. } => None,
+        Act::Put { announced: false, .. } | Act::Broken { announced: false, .. } => None,
         // The rest never comes.
         Act::Broken { .. } => Some(bytes.len() as u64 + 1),
         _ => Some(bytes.len() as u64),
