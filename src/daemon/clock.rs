@@ -34,12 +34,13 @@ impl VersionClock {
         unix_ms().saturating_add_signed(self.off_ms)
     }
 
-    /// The next version.
+    /// The next version. No other clock gives the same one: many may have been told of the same version, and each goes on from
+    /// it by a step of its own.
     pub fn next(&self) -> Version {
         let fresh = Version::from_parts(self.wall_ms(), fastrand::u128(..));
         let mut last = self.last.lock();
         let next = match *last {
-            Some(last) if last >= fresh => last.next().unwrap_or(fresh),
+            Some(last) if last >= fresh => last.after(fastrand::u64(..)).unwrap_or(fresh),
             _ => fresh,
         };
         *last = Some(next);
@@ -89,6 +90,17 @@ mod tests {
         let future = Version::from_parts(unix_ms() + 3_600_000, 0);
         *clock.last.lock() = Some(future);
         assert!(clock.next() > future);
+    }
+
+    #[test]
+    fn clocks_that_follow_the_same_version_give_different_ones() {
+        let ahead = Version::from_parts(unix_ms() + 60_000, 7);
+        let given = [(); 2].map(|()| {
+            let clock = VersionClock::default();
+            clock.follow(ahead);
+            clock.next()
+        });
+        assert!(given[0] != given[1] && given.iter().all(|version| *version > ahead));
     }
 
     #[test]

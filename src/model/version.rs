@@ -38,9 +38,9 @@ impl Version {
         (u128::from(self.0) >> 80) as u64
     }
 
-    /// The smallest version greater than this one; `None` after the greatest.
-    pub fn next(self) -> Option<Self> {
-        u128::from(self.0).checked_add(1).map(|n| Self(Ulid::from(n)))
+    /// The version that is greater than this one by 1 and `random`; `None` beyond the greatest.
+    pub fn after(self, random: u64) -> Option<Self> {
+        u128::from(self.0).checked_add(1 + u128::from(random)).map(|n| Self(Ulid::from(n)))
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
         let old = Version::from_parts(1_000, 7);
         let new = Version::from_parts(1_001, 0);
         assert!(old < new && old.to_bytes() < new.to_bytes() && old.to_string() < new.to_string());
-        assert!(old < old.next().unwrap());
+        assert!(old < old.after(0).unwrap());
         assert_eq!(old.unix_ms(), 1_000);
         assert_eq!(old.to_string().parse::<Version>().unwrap(), old);
         assert_eq!(Version::from_bytes(old.to_bytes()), old);

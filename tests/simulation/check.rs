@@ -63,7 +63,12 @@ fn is_everywhere(cluster: &Cluster, write: &Write, history: &History) -> Vec<Str
             held => is_meant(held, write.shard, key, history),
         };
         let Write { place, shard, version, .. } = write;
-        (!meant).then(|| format!("#{place} {key} {version} was acknowledged, but server {server} of shard {shard} holds {}", short(&held)))
+        (!meant).then(|| {
+            format!(
+                "#{place} {key} {version} was acknowledged, but server {server} of shard {shard} holds {}",
+                short(&held)
+            )
+        })
     };
     cluster.held(write.shard, key).into_iter().enumerate().filter_map(judge).collect()
 }
@@ -86,7 +91,9 @@ fn is_meant(held: &Held, shard: usize, key: &str, history: &History) -> bool {
 /// coordinator gave both, or so many servers had each that one had both.
 fn is_newest(write: &Write, writes: &[Write]) -> Vec<String> {
     let key = &write.deed.step.key;
-    let before = writes.iter().filter(|before| before.is_of(write.shard, key) && before.deed.ended() < write.deed.began);
+    let before = writes
+        .iter()
+        .filter(|before| before.is_of(write.shard, key) && before.deed.ended() < write.deed.began);
     let older = before.filter(|before| {
         let met = before.copies + write.copies > write.of;
         let same = before.deed.step.coordinator == write.deed.step.coordinator;
@@ -114,8 +121,9 @@ fn follows(cluster: &Cluster, place: usize, deed: &Deed) -> Option<String> {
         let has = |held: &Held| matches!(held, Held::Blob(_, bytes) if *bytes == deed.bytes);
         let newest = held.iter().map(Held::version).max().flatten();
         let behind = held.iter().any(|held| held.version() < newest);
-        (held.iter().any(has) && behind)
-            .then(|| format!("#{place} {} was to follow, but not all servers of shard {shard} have it", deed.step.key))
+        (held.iter().any(has) && behind).then(|| {
+            format!("#{place} {} was to follow, but not all servers of shard {shard} have it", deed.step.key)
+        })
     })
 }
 
@@ -137,10 +145,16 @@ fn reads(history: &History, writes: &[Write]) -> Vec<String> {
         };
         let any = writes.iter().find(|write| write.is_of(*shard, key) && write.deed.ended() < deed.began);
         if let (Held::Nothing, Some(before)) = (&got, any) {
-            wrong.push(format!("#{place} was told that no server has {key}, though #{} was acknowledged before", before.place));
+            wrong.push(format!(
+                "#{place} was told that no server has {key}, though #{} was acknowledged before",
+                before.place
+            ));
         }
         if got.version() < floor {
-            wrong.push(format!("#{place} read {key} as {}, though all servers had {floor:?} before", short(&got)));
+            wrong.push(format!(
+                "#{place} read {key} as {}, though all servers had {floor:?} before",
+                short(&got)
+            ));
         }
         if got != Held::Nothing && !is_meant(&got, *shard, key, history) {
             wrong.push(format!("#{place} read {key} as {}, which nobody wrote", short(&got)));

@@ -29,7 +29,8 @@ pub fn in_a_copy(work: impl FnOnce() -> String) -> c_int {
             0 => {
                 alarm(LONGEST_SECONDS);
                 let said = work();
-                let told = std::io::stdout().write_all(said.as_bytes()).and_then(|()| std::io::stdout().flush());
+                let told =
+                    std::io::stdout().write_all(said.as_bytes()).and_then(|()| std::io::stdout().flush());
                 _exit(told.is_err().into())
             }
             process => {

@@ -59,8 +59,7 @@ enum Place {
 impl State {
     fn add(&mut self, target: &ServerId, raw: String, attempts: u32, delay: Duration) {
         let due_ms = unix_ms().saturating_add(delay.as_micros().div_ceil(1000).min(u64::MAX.into()) as u64);
-        let mut entry =
-            Entry { target: target.clone(), raw, attempts, place: Place::Delayed { due_ms } };
+        let mut entry = Entry { target: target.clone(), raw, attempts, place: Place::Delayed { due_ms } };
         if delay.is_zero() {
             entry.place = Place::Ready;
         } else if let Some((number, before)) = self.find_delayed(target, &entry.raw) {
@@ -168,7 +167,8 @@ impl State {
     }
 
     fn remove_letters(&mut self, filter: &Filter, poison_too: bool) -> Vec<DeadLetter> {
-        let meant = |letter: &DeadLetter| filter.matches_letter(letter) && (poison_too || letter.task.is_some());
+        let meant =
+            |letter: &DeadLetter| filter.matches_letter(letter) && (poison_too || letter.task.is_some());
         let all = std::mem::take(&mut self.letters);
         let (gone, kept): (BTreeMap<_, _>, _) = all.into_iter().partition(|(_, letter)| meant(letter));
         self.letters = kept;

@@ -53,9 +53,8 @@ pub fn simulate(seed: u64) -> Verdict {
     let cluster = Cluster::start(&plan, &mut sim, trace.clone());
     let record = Record::default();
     let users = plan.users.clone().into_iter().enumerate();
-    let users: Vec<_> = users
-        .map(|(user, steps)| users::behave(user, steps, cluster.clone(), record.clone()))
-        .collect();
+    let users: Vec<_> =
+        users.map(|(user, steps)| users::behave(user, steps, cluster.clone(), record.clone())).collect();
     sim.client("users", async move {
         futures_util::future::join_all(users).await;
         Ok(())

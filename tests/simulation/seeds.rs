@@ -27,7 +27,8 @@ pub fn simulate_many(first: u64, count: u64, within: Duration) -> Told {
         format!("{} {programs} {share} {within_ms}", first + program)
     });
     let started: Vec<_> = shares.map(|share| start(&share)).collect();
-    let mut told: Told = started.into_iter().flat_map(|program| read(program.wait_with_output().unwrap())).collect();
+    let mut told: Told =
+        started.into_iter().flat_map(|program| read(program.wait_with_output().unwrap())).collect();
     told.sort_by_key(|(seed, _)| *seed);
     told
 }

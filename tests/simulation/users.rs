@@ -93,7 +93,9 @@ pub async fn behave(user: usize, steps: Vec<Step>, cluster: Cluster, record: Rec
             history.deeds.push(Deed { step: step.clone(), bytes: bytes.clone(), began, answer: None });
             history.deeds.len() - 1
         };
-        cluster.trace.note(format_args!("#{place} {} {:?} by coordinator-{}", step.key, step.act, step.coordinator));
+        cluster
+            .trace
+            .note(format_args!("#{place} {} {:?} by coordinator-{}", step.key, step.act, step.coordinator));
         let asked = tokio::time::timeout(PATIENCE, ask(&step, bytes)).await;
         let answer = asked.map_err(|_| "no answer".to_owned()).flatten();
         cluster.trace.note(format_args!("#{place} {}", described(&answer)));
