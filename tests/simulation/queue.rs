@@ -266,9 +266,10 @@ impl Queue for MemoryQueue {
         let until_ms = unix_ms() + self.lease.as_millis() as u64;
         let mut state = self.state.lock();
         for number in claims.iter().filter_map(number) {
-            match state.entries.get_mut(&number).map(|entry| &mut entry.place) {
-                Some(Place::Claimed { until_ms: until }) => *until = until_ms,
-                _ => {}
+            if let Some(Entry { place: Place::Claimed { until_ms: until }, .. }) =
+                state.entries.get_mut(&number)
+            {
+                *until = until_ms;
             }
         }
         Ok(())
