@@ -2,6 +2,7 @@
 
 use std::{fs, net::TcpStream};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::{
@@ -46,6 +47,34 @@ impl Front {
     /// `127.0.0.1:port`.
     pub fn addr(&self) -> &str {
         &self.addr
+    }
+
+    /// SIGKILL to the master and to its workers, so that nobody is left who serves on.
+    pub fn kill(&self) {
+        // A master that stands still starts no new workers.
+        self.process.stop();
+        for worker in self.workers() {
+            // It may have ended by itself; its pid stays its own until its parent, which stands still, has waited for it.
+            let _ = kill_process(worker, Signal::KILL);
+        }
+        self.process.kill();
+    }
+
+    /// Starts it again with the configuration as it is now, after [`Front::kill`] or its end.
+    pub fn restart(&self) {
+        self.process.start_again();
+        self.process.wait_until_up(START_WITHIN, || TcpStream::connect(&self.addr).is_ok());
+    }
+
+    /// Its master.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn workers(&self) -> Vec<Pid> {
+        let pid = self.process.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
     }
 
     /// What it complained about.

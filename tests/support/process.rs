@@ -136,10 +136,15 @@ impl Process {
 
     /// Starts it again with the same arguments; ends it first if it runs.
     pub fn start_again(&self) {
+        self.start_again_with::<&str>([]);
+    }
+
+    /// The same with more arguments for this once.
+    pub fn start_again_with<S: ToString>(&self, more: impl IntoIterator<Item = S>) {
         self.kill();
         let mut state = self.state();
         state.log_start = fs::metadata(&self.log).map_or(0, |log| log.len());
-        state.child = spawn(self.program.command(&self.log));
+        state.child = spawn(self.program.clone().args(more).command(&self.log));
     }
 
     /// How it ended, if it did.

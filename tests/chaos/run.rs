@@ -1,0 +1,180 @@
+//! One run: a cluster, a load, a plan carried out on it, and what must be true in the end.
+
+use std::{
+    collections::BTreeMap,
+    env, thread,
+    time::{Duration, Instant},
+};
+
+use crate::plan::COPIES;
+use crate::{
+    checker, faults,
+    load::Load,
+    plan::{Round, Step, plan},
+    record::{Answer, Asked, Destroyed, Record},
+    resources,
+    rig::{Rig, shard_id},
+    verdict::{self, shards},
+    whole::{self, Since},
+};
+
+/// Wrong things that are said in full.
+const MOST_SHOWN: usize = 20;
+
+/// What a run is.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Makes the plan and the load.
+    pub seed: u64,
+    /// How long there are faults; the waits between them come on top.
+    pub time: Duration,
+    /// In the end the cluster becomes whole by itself; after so long it is helped by asking for comparisons.
+    pub patience: Duration,
+}
+
+/// Before something is destroyed nobody waits for what happens within minutes by itself.
+const NO_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs it. Panics with everything that is wrong.
+pub fn run(settings: Settings) {
+    let repeat = format!(
+        "repeat with: BACKPACK_SEED={} BACKPACK_CHAOS_SECONDS={} make chaos",
+        settings.seed,
+        settings.time.as_secs()
+    );
+    println!("seed {}, {} s of faults; {repeat}", settings.seed, settings.time.as_secs());
+    let _say = SayWhenPanicking(repeat);
+    let mut rig = Rig::start();
+    let quiet = resources::of(&rig);
+    let doors = rig.coordinators.iter().map(|role| role.door().addrs()).collect();
+    let load = Load::new(settings.seed, doors, rig.front.addr().to_owned());
+    let mut run =
+        Run { load: &load, since: Since::default(), destroyed: Vec::new(), faults: BTreeMap::new() };
+    load.run(|| run.carry_out(&mut rig, &plan(settings.seed, settings.time)));
+    println!("{} no more load; waiting until all is whole", run.stamp());
+    let took = run.wait_whole(&rig, settings.patience);
+    println!("{} whole after {:.0} s; looking at everything", run.stamp(), took.as_secs_f64());
+    let Run { since, destroyed, faults, .. } = run;
+    let record = Record { destroyed, ..load.into_record() };
+    let mut wrong = checker::of_what_clients_saw(&record, &shards());
+    let (of_cluster, keys) = verdict::of_cluster(&rig, &record);
+    let (of_resources, used) = resources::verdict(&rig, &quiet);
+    wrong.extend(of_cluster.into_iter().chain(of_resources));
+    summary(&record, &faults, &since, keys, verdict::blobs(&rig));
+    let most = |of: fn(&resources::Use) -> u64| used.iter().map(of).max().unwrap_or_default();
+    println!(
+        "most memory of a process {} MiB, most open files {}; {} wrong",
+        most(|used| used.resident_bytes) >> 20,
+        most(|used| used.files as u64),
+        wrong.len()
+    );
+    wrong.iter().take(MOST_SHOWN).for_each(|wrong| println!("WRONG: {wrong}"));
+    assert!(wrong.is_empty(), "{} things are wrong, the first: {}", wrong.len(), wrong[0]);
+}
+
+struct Run<'a> {
+    load: &'a Load,
+    since: Since,
+    destroyed: Vec<Destroyed>,
+    faults: BTreeMap<&'static str, usize>,
+}
+
+impl Run<'_> {
+    fn carry_out(&mut self, rig: &mut Rig, rounds: &[Round]) {
+        for (number, round) in rounds.iter().enumerate() {
+            println!("{} round {} of {}", self.stamp(), number + 1, rounds.len());
+            self.round(rig, &round.steps);
+            println!("{} level all only, until all is whole", self.stamp());
+            self.load.only_all();
+            let took = self.wait_whole(rig, NO_PATIENCE);
+            println!("{} whole after {:.0} s; now {:?}", self.stamp(), took.as_secs_f64(), round.then);
+            let shard = shard_id(round.then.node() / COPIES);
+            self.destroyed.push(Destroyed { shard, from: self.load.since.now(), until: None });
+            faults::destroy(rig, round.then, &mut self.since);
+            *self.faults.entry(round.then.kind()).or_default() += 1;
+            self.load.all_levels();
+        }
+    }
+
+    /// Begins and ends each step at its time.
+    fn round(&mut self, rig: &Rig, steps: &[Step]) {
+        let mut events: Vec<(Duration, bool, &Step)> = Vec::new();
+        for step in steps {
+            events.push((step.at, true, step));
+            events.push((step.at + step.lasts, false, step));
+        }
+        events.sort_by_key(|(at, begins, _)| (*at, *begins));
+        let (begun, mut not_here) = (Instant::now(), Vec::new());
+        for (at, begins, step) in events {
+            // The plan's time, not a wait for anything.
+            thread::sleep(at.saturating_sub(begun.elapsed()));
+            if !begins {
+                if !not_here.contains(&step) {
+                    faults::end(rig, &step.fault);
+                }
+                println!("{}   ended {:?}", self.stamp(), step.fault);
+            } else if faults::begin(rig, &step.fault, &mut self.since) {
+                *self.faults.entry(step.fault.kind()).or_default() += 1;
+                println!("{}   {step}", self.stamp());
+            } else {
+                not_here.push(step);
+                println!("{}   not possible on this machine: {step}", self.stamp());
+            }
+        }
+    }
+
+    fn wait_whole(&mut self, rig: &Rig, patience: Duration) -> Duration {
+        let load = self.load;
+        let took = whole::wait(rig, &mut self.since, patience, |version| load.has_acknowledged(version));
+        let now = load.since.now();
+        for destroyed in &mut self.destroyed {
+            destroyed.until.get_or_insert(now);
+        }
+        took
+    }
+
+    fn stamp(&self) -> String {
+        format!("{:7.1}", self.load.since.now().as_secs_f64())
+    }
+}
+
+fn summary(record: &Record, faults: &BTreeMap<&str, usize>, since: &Since, keys: usize, blobs: u64) {
+    let mut answers = BTreeMap::<String, usize>::new();
+    for op in &record.ops {
+        let asked = match &op.asked {
+            Asked::Put { .. } => "put",
+            Asked::Delete { .. } => "delete",
+            Asked::Get { .. } => "get",
+        };
+        let answer = match &op.answer {
+            Answer::Done { .. } | Answer::Found { .. } => "done".to_owned(),
+            Answer::Gone { .. } => "410".to_owned(),
+            Answer::Missing => "404".to_owned(),
+            Answer::Refused { status, .. } => status.to_string(),
+            Answer::Broken(why) => why.clone(),
+        };
+        *answers.entry(format!("{asked}: {answer}")).or_default() += 1;
+    }
+    println!("{} operations: {answers:?}", record.ops.len());
+    println!("{} faults: {faults:?}", faults.values().sum::<usize>());
+    println!(
+        "{keys} keys, {blobs} copies looked at; {} dead letters of unacknowledged writes",
+        since.discarded
+    );
+}
+
+struct SayWhenPanicking(String);
+
+impl Drop for SayWhenPanicking {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            println!("FAILED; {}", self.0);
+        }
+    }
+}
+
+/// A number from the environment.
+pub fn from_env(name: &str) -> Option<u64> {
+    let text = env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
