@@ -3,7 +3,7 @@
 # Most tests wait for servers rather than compute, so more of them than cores run at once.
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: help setup fmt lint unit docs test simulate bench-engine
+.PHONY: help setup fmt lint unit docs test chaos simulate bench-engine
 
 help:
 	@echo "make setup   install what the tests need (apt-get; says what)"
@@ -13,6 +13,7 @@ help:
 	@echo "make unit    all tests, against real ZooKeeper, Redis and nginx"
 	@echo "make docs    the documentation of the code, no warnings"
 	@echo "make simulate   simulated clusters from seed SEED on, SEEDS of them, or of one seed what happened in it"
+	@echo "make chaos   everything breaks, for BACKPACK_CHAOS_SECONDS (300), by the plan of BACKPACK_SEED: see docs/chaos.md"
 	@echo "make bench-engine   the storage engine beside what the disk gives without it; some 15 minutes"
 
 setup:
@@ -44,6 +45,11 @@ SEEDS ?= 5000
 simulate:
 	BACKPACK_SEED=$(SEED) BACKPACK_SEEDS=$(SEEDS) $(if $(filter 1,$(SEEDS)),BACKPACK_TRACE=1) \
 		cargo test --locked --test simulation -- seeds_hold --nocapture
+
+# One at a time: each run has a machine full of processes.
+chaos:
+	@$(MAKE) --no-print-directory setup
+	TMPDIR=$$(scripts/test-folder) cargo test --locked --test chaos -- --ignored --nocapture --test-threads=1
 
 # On a disk, not in memory: that is what is measured.
 bench-engine:
