@@ -45,6 +45,9 @@ pub const MAX_DOCUMENT_BYTES: usize = 1000 * 1024;
 /// Whose children are the servers that announce themselves.
 pub const LIVE: &str = "/live";
 
+/// Whose children say which storage serves under the id of a server.
+pub const STORAGES: &str = "/storages";
+
 /// Every call ends within this time. Longer than a ZooKeeper ensemble needs to elect a leader when all is well, shorter
 /// than people and their clients wait.
 pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);

@@ -6,13 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::announce::{Live, RETRY};
 use crate::{
-    cluster::{Edit, Entry, StoreError},
+    cluster::{Edit, Entry, STORAGES, StoreError},
     daemon::Shutdown,
     model::Version,
     storage::Storage,
 };
 
-const STORAGES: &str = "/storages";
 /// Two nodes that are started with one id at the same moment are told apart at the second try.
 const MAX_TRIES: usize = 8;
 

@@ -108,7 +108,7 @@ impl Scrub<'_> {
         if !matches!(self.sink, Sink::Queue(_)) || self.only.is_some() {
             return Ok(self.look(&keeper).await?.found);
         }
-        let (going, settled_ms) = keeper.begin().await?;
+        let (going, settled_ms) = keeper.begin(&self.shard.servers).await?;
         match self.compare(going, settled_ms, Some(&mut keeper)).await {
             Ok(going) => {
                 // Before servers may forget: what they forgot must not be asked of others.

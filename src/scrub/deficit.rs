@@ -12,6 +12,7 @@ use super::{
     Behind, QueueSeen, Record, behind,
     many::{all, read},
     queue_seen, record,
+    storages::{self, Storages},
 };
 use crate::{
     cluster::{MapStore, StoreError},
@@ -25,6 +26,7 @@ pub struct Known {
     records: BTreeMap<ShardId, Record>,
     queue: QueueSeen,
     behind: BTreeSet<ServerId>,
+    storages: Storages,
 }
 
 /// What is missing in a shard.
@@ -62,7 +64,8 @@ impl Known {
         }));
         let marks: BTreeMap<_, _> = marks.await.into_iter().collect::<Result<_, _>>()?;
         let behind = marks.into_iter().filter(|(_, mark)| mark.is_behind()).map(|(id, _)| id).collect();
-        Ok(Self { records, queue, behind })
+        let storages = storages::read(store, map.servers.keys()).await?;
+        Ok(Self { records, queue, behind, storages })
     }
 
     /// All shards of a map were just compared, whole.
@@ -116,6 +119,8 @@ impl Known {
                 unsure.push(format!("server {id} was not compared: it {why}"));
             } else if !who.compared.contains(id) && !who.asked.contains(id) {
                 unsure.push(format!("server {id} was not compared yet"));
+            } else if last.storages.get(id).is_some_and(|then| self.storages.get(id) != Some(then)) {
+                unsure.push(format!("server {id} has another storage since it was compared"));
             }
         }
         if last.found.conflicts > 0 {
@@ -152,12 +157,17 @@ mod tests {
 
     fn known(compared: &[&str], lost_ms: u64) -> Known {
         let who = Who { compared: compared.iter().map(|id| id.parse().unwrap()).collect(), ..Who::default() };
-        let last = Last { began_ms: 100, ended_ms: 110, found: Found { who, ..Found::default() } };
+        let last = Last {
+            began_ms: 100,
+            ended_ms: 110,
+            found: Found { who, ..Found::default() },
+            ..Last::default()
+        };
         let record = Record { last: Some(last), ..Record::default() };
         Known {
             records: [("s".parse().unwrap(), record)].into(),
             queue: QueueSeen { lost_ms, ..QueueSeen::default() },
-            behind: BTreeSet::new(),
+            ..Known::default()
         }
     }
 
@@ -187,6 +197,15 @@ mod tests {
         assert_eq!(unsure(&known(&["1"], 0), &["1", "2"]), ["server 2 was not compared yet"]);
         let behind = Known { behind: ["2".parse().unwrap()].into(), ..known(&["1", "2"], 0) };
         assert_eq!(unsure(&behind, &["1", "2"]), ["tasks for server 2 are left out until it is compared"]);
+        let other = |now: &str| {
+            let mut known = known(&["1", "2"], 0);
+            let last = known.records.values_mut().next().unwrap().last.as_mut().unwrap();
+            last.storages = [("2".parse().unwrap(), "a".to_owned())].into();
+            known.storages = ["1", "2"].map(|id| (id.parse().unwrap(), now.to_owned())).into();
+            known
+        };
+        assert!(unsure(&other("a"), &["1", "2"]).is_empty());
+        assert_eq!(unsure(&other("b"), &["1", "2"]), ["server 2 has another storage since it was compared"]);
         let without = known(&["1", "2"], 0).deficit(&shard(&["1", "2"]), None);
         assert_eq!((without.missing, without.unsure.len()), (None, 1));
     }

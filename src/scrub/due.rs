@@ -95,7 +95,8 @@ mod tests {
     fn record(began: u64, ended: u64) -> Record {
         let who = Who { compared: ids(&["1", "2"]), ..Who::default() };
         let found = Found { who, ..Found::default() };
-        let last = Last { began_ms: NOW - began * MINUTE, ended_ms: NOW - ended * MINUTE, found };
+        let (began_ms, ended_ms) = (NOW - began * MINUTE, NOW - ended * MINUTE);
+        let last = Last { began_ms, ended_ms, found, ..Last::default() };
         Record { last: Some(last), ..Record::default() }
     }
 

@@ -10,6 +10,7 @@
 //! - [`Record`]: what is known of a shard's comparisons, kept in the map store by a [`Keeper`]
 //! - [`schedule`]: comparisons that nobody asks for; `due`: when (pure)
 //! - [`Sink`]: where what is missing goes; [`Carrier`]: makes it at once, for a server that is being filled
+//! - `storages`: which storage each server had when it was compared
 //! - `survey`: what each server can be asked; `work`: tasks on their way; `many`: many questions at once
 
 mod behind;
@@ -24,6 +25,7 @@ mod queue_seen;
 mod record;
 pub mod schedule;
 mod span;
+mod storages;
 mod survey;
 mod verdict;
 mod work;

@@ -2,15 +2,23 @@
 //! that another process can go on with it, and what the last one found.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{Behind, Found, ScrubError, behind::SETTLES_IN};
+use super::{
+    Behind, Found, ScrubError,
+    behind::SETTLES_IN,
+    storages::{self, Storages},
+};
 use crate::{
-    cluster::{MapStore, edit},
+    cluster::{
+        MapStore,
+        edit::{self, EditError},
+    },
     daemon::unix_ms,
     model::{Key, Server, ServerId, ShardId},
 };
@@ -61,6 +69,8 @@ pub struct Going {
     pub found: Found,
     /// When the oldest write was made that some server lacked, milliseconds since 1970; `u64::MAX` if none did.
     pub oldest_missing_ms: u64,
+    /// Which storage each server had when it began.
+    pub storages: BTreeMap<ServerId, String>,
 }
 
 /// A comparison that came to its end.
@@ -73,6 +83,8 @@ pub struct Last {
     pub ended_ms: u64,
     /// What it found.
     pub found: Found,
+    /// Which storage each server had when it began.
+    pub storages: BTreeMap<ServerId, String>,
 }
 
 /// A comparison that did not.
@@ -99,9 +111,9 @@ impl Record {
     }
 
     /// Where a comparison begins: where the one before it was left, or anew.
-    fn begin(&mut self, by: &str, now_ms: u64) -> Going {
+    fn begin(&mut self, by: &str, now_ms: u64, storages: &Storages) -> Going {
         let left = self.going.take().filter(|left| now_ms < left.began_ms + RESUME_WITHIN.as_millis() as u64);
-        let going = left.unwrap_or_else(|| Going::fresh(now_ms));
+        let going = left.unwrap_or_else(|| Going { storages: storages.clone(), ..Going::fresh(now_ms) });
         let going = Going { by: by.to_owned(), heard_ms: now_ms, ..going };
         self.going = Some(going.clone());
         going
@@ -119,8 +131,8 @@ impl Record {
             let settled = going.began_ms.saturating_sub(IN_FLIGHT.as_millis() as u64);
             self.settled_ms = self.settled_ms.max(settled.min(going.oldest_missing_ms));
         }
-        let Going { began_ms, found, .. } = going.clone();
-        self.last = Some(Last { began_ms, ended_ms: now_ms, found });
+        let Going { began_ms, found, storages, .. } = going.clone();
+        self.last = Some(Last { began_ms, ended_ms: now_ms, found, storages });
     }
 }
 
@@ -170,11 +182,13 @@ impl Keeper {
         self.update(|record: &mut Record| record.clone()).await
     }
 
-    /// Takes the comparison, from whoever had it.
-    pub(super) async fn begin(&mut self) -> Result<(Going, u64), ScrubError> {
+    /// Takes the comparison of these servers, from whoever had it.
+    pub(super) async fn begin(&mut self, servers: &[ServerId]) -> Result<(Going, u64), ScrubError> {
         self.saved = Instant::now();
+        // Before any server is asked: a storage that takes over from now on is not the one that is noted.
+        let storages = storages::read(&*self.store, servers.iter()).await.map_err(EditError::from)?;
         let now = unix_ms();
-        self.update(|record| (record.begin(&self.by, now), record.settled_ms)).await
+        self.update(|record| (record.begin(&self.by, now, &storages), record.settled_ms)).await
     }
 
     pub(super) fn is_due(&self) -> bool {
@@ -231,14 +245,14 @@ mod tests {
     #[test]
     fn a_comparison_goes_on_where_it_was_left_unless_that_is_long_ago() {
         let mut record = Record::default();
-        let going = record.begin("a", 100 * HOUR);
+        let going = record.begin("a", 100 * HOUR, &Storages::new());
         assert_eq!((going.began_ms, going.after.as_ref(), going.by.as_str()), (100 * HOUR, None, "a"));
         assert!(record.is_going(100 * HOUR + 1) && !record.is_going(101 * HOUR));
         record.going.as_mut().unwrap().after = Some("k".parse().unwrap());
-        let resumed = record.begin("b", 101 * HOUR);
+        let resumed = record.begin("b", 101 * HOUR, &Storages::new());
         assert_eq!((resumed.began_ms, resumed.after.is_some()), (100 * HOUR, true));
         assert!(record.is_of("b") && !record.is_of("a"));
-        let anew = record.begin("c", 125 * HOUR);
+        let anew = record.begin("c", 125 * HOUR, &Storages::new());
         assert_eq!((anew.began_ms, anew.after), (125 * HOUR, None));
     }
 

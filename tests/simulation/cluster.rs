@@ -209,6 +209,8 @@ fn coordinator_config() -> coordinator::Config {
         flush: 1000,
         connections: 100,
         max_backlog: 100_000,
+        patience: 2000,
+        hedge_after: 100,
         spool_dir: std::env::temp_dir(),
     }
 }
