@@ -26,10 +26,14 @@ const MOST_SHOWN: usize = 20;
 pub struct Settings {
     /// Makes the plan and the load.
     pub seed: u64,
-    /// How long there are faults; the waits between them come on top.
-    pub time: Duration,
+    /// Rounds of faults.
+    pub rounds: usize,
+    /// No round begins later than that.
+    pub within: Duration,
     /// In the end the cluster becomes whole by itself; after so long it is helped by asking for comparisons.
     pub patience: Duration,
+    /// The command that runs the same, but for the seed.
+    pub repeat: &'static str,
 }
 
 /// Before something is destroyed nobody waits for what happens within minutes by itself.
@@ -37,12 +41,8 @@ const NO_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs it. Panics with everything that is wrong.
 pub fn run(settings: Settings) {
-    let repeat = format!(
-        "repeat with: BACKPACK_SEED={} BACKPACK_CHAOS_SECONDS={} make chaos",
-        settings.seed,
-        settings.time.as_secs()
-    );
-    println!("seed {}, {} s of faults; {repeat}", settings.seed, settings.time.as_secs());
+    let repeat = format!("repeat with: BACKPACK_SEED={} {}", settings.seed, settings.repeat);
+    println!("seed {}; {repeat}", settings.seed);
     let _say = SayWhenPanicking(repeat);
     let mut rig = Rig::start();
     let quiet = resources::of(&rig);
@@ -50,7 +50,7 @@ pub fn run(settings: Settings) {
     let load = Load::new(settings.seed, doors, rig.front.addr().to_owned());
     let mut run =
         Run { load: &load, since: Since::default(), destroyed: Vec::new(), faults: BTreeMap::new() };
-    load.run(|| run.carry_out(&mut rig, &plan(settings.seed, settings.time)));
+    load.run(|| run.carry_out(&mut rig, &plan(settings.seed, settings.rounds), settings.within));
     println!("{} no more load; waiting until all is whole", run.stamp());
     let took = run.wait_whole(&rig, settings.patience);
     println!("{} whole after {:.0} s; looking at everything", run.stamp(), took.as_secs_f64());
@@ -80,9 +80,12 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn carry_out(&mut self, rig: &mut Rig, rounds: &[Round]) {
+    fn carry_out(&mut self, rig: &mut Rig, rounds: &[Round], within: Duration) {
         for (number, round) in rounds.iter().enumerate() {
-            println!("{} round {} of {}", self.stamp(), number + 1, rounds.len());
+            if self.load.since.now() > within {
+                break;
+            }
+            println!("{} round {}", self.stamp(), number + 1);
             self.round(rig, &round.steps);
             println!("{} level all only, until all is whole", self.stamp());
             self.load.only_all();
