@@ -3,7 +3,7 @@
 //! Clients reach coordinators, everybody reaches nodes and Redis servers, and each process of ours reaches ZooKeeper through a
 //! proxy. The operator's commands and nginx's own reach ZooKeeper without.
 
-use std::{thread, time::Duration};
+use std::{slice, thread, time::Duration};
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -291,7 +291,7 @@ impl Maker<'_> {
 
     fn role(&self, daemon: Daemon, port: u16, zookeeper: Proxy, clock: Option<Clock>, reached: bool) -> Role {
         let addr = format!("127.0.0.1:{port}");
-        let door = reached.then(|| Proxy::start(self.runtime.handle(), &[addr.clone()]));
+        let door = reached.then(|| Proxy::start(self.runtime.handle(), slice::from_ref(&addr)));
         Role { daemon, addr, door, zookeeper, clock }
     }
 

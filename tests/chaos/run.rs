@@ -58,6 +58,7 @@ pub fn run(settings: Settings) {
     let record = Record { destroyed, ..load.into_record() };
     let mut wrong = checker::of_what_clients_saw(&record, &shards());
     let (of_cluster, keys) = verdict::of_cluster(&rig, &record);
+    whole::wait_said(&rig);
     let (of_resources, used) = resources::verdict(&rig, &quiet);
     wrong.extend(of_cluster.into_iter().chain(of_resources));
     summary(&record, &faults, &since, keys, verdict::blobs(&rig));

@@ -115,8 +115,8 @@ fn of_key(rig: &Rig, shard: &str, key: &str, history: &History<'_>) -> Vec<Strin
         return wrong;
     }
     let deadline = Deadline::within(NGINX_FORGIVES_WITHIN);
-    loop {
-        let Err(why) = of_state(history, &seen(rig.front.addr(), &format!("/{shard}:{key}"))) else { break };
+    let target = format!("/{shard}:{key}");
+    while let Err(why) = of_state(history, &seen(rig.front.addr(), &target)) {
         if deadline.is_over() || !wrong.is_empty() {
             wrong.push(format!("{shard}:{key} through nginx: {why}"));
             break;

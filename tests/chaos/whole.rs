@@ -69,6 +69,16 @@ pub fn wait_counted(rig: &Rig) {
     });
 }
 
+/// Waits until every coordinator says in its `/stats` that nothing is missing; it looks at comparisons twice a minute.
+pub fn wait_said(rig: &Rig) {
+    let none = |addr: &String| {
+        stats(addr).is_some_and(|stats| stats["missing_copies"] == 0 && stats["unsure_shards"] == 0)
+    };
+    wait_until("/stats of coordinators say that nothing is missing", WHOLE_WITHIN, || {
+        rig.coordinators.iter().all(|coordinator| none(&coordinator.addr))
+    });
+}
+
 /// Reads of everything a node has, to be waited for by [`wait`].
 pub fn read_everything(rig: &Rig, node: usize, since: &mut Since) {
     let addr = &rig.nodes[node].addr;
