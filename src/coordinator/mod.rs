@@ -57,7 +57,7 @@ use crate::{
     http::{Limits, Listener, Server},
     model::{self, ClusterMap, Shard},
     queue::Queue,
-    scrub::Known,
+    scrub::{self, Known},
     telemetry::health::{Condition, Readiness},
 };
 
@@ -265,8 +265,11 @@ impl Coordinator {
             () = shutdown.wait() => return,
         }
         loop {
-            match Known::read(&*self.store, &self.view.map()).await {
-                Ok(known) => self.totals.see_comparisons(known),
+            let map = self.view.map();
+            let (known, damaged) =
+                tokio::join!(Known::read(&*self.store, &map), scrub::damaged(&self.servers, &map));
+            match known {
+                Ok(known) => self.totals.see_comparisons(known.with_damaged(damaged)),
                 Err(error) => tracing::debug!(%error, "what is known of comparisons could not be read"),
             }
             if !shutdown.sleep(LOOK_AT_COMPARISONS_EVERY).await {

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -15,10 +16,15 @@ use super::{
     storages::{self, Storages},
 };
 use crate::{
+    client::Servers,
     cluster::{MapStore, StoreError},
-    model::{ClusterMap, ServerId, Shard, ShardId},
+    http::RequestId,
+    model::{ClusterMap, Server, ServerId, Shard, ShardId},
     queue::{QueueStats, TargetStats},
 };
+
+/// For a server to say what it knows of damage. One that hangs holds nobody up.
+const ASKED_WITHIN: Duration = Duration::from_secs(3);
 
 /// What is known of all comparisons.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,6 +33,7 @@ pub struct Known {
     queue: QueueSeen,
     behind: BTreeSet<ServerId>,
     storages: Storages,
+    damaged: BTreeMap<ServerId, u64>,
 }
 
 /// What is missing in a shard.
@@ -65,7 +72,12 @@ impl Known {
         let marks: BTreeMap<_, _> = marks.await.into_iter().collect::<Result<_, _>>()?;
         let behind = marks.into_iter().filter(|(_, mark)| mark.is_behind()).map(|(id, _)| id).collect();
         let storages = storages::read(store, map.servers.keys()).await?;
-        Ok(Self { records, queue, behind, storages })
+        Ok(Self { records, queue, behind, storages, damaged: BTreeMap::new() })
+    }
+
+    /// Takes over how many damaged blobs servers know of that were not replaced yet.
+    pub fn with_damaged(self, damaged: BTreeMap<ServerId, u64>) -> Self {
+        Self { damaged, ..self }
     }
 
     /// All shards of a map were just compared, whole.
@@ -99,6 +111,9 @@ impl Known {
         if !queue_answers {
             unsure.push("the queue does not answer".to_owned());
         }
+        let damaged = shard.servers.iter().filter_map(|id| Some((id, *self.damaged.get(id)?)));
+        let damaged = damaged.filter(|(_, count)| *count > 0);
+        unsure.extend(damaged.map(|(id, count)| format!("server {id} knows of damaged blobs ({count})")));
         if shard.servers.len() < 2 {
             return unsure;
         }
@@ -128,6 +143,20 @@ impl Known {
         }
         unsure
     }
+}
+
+/// How many damaged blobs each server knows of that announces itself and answers.
+pub async fn damaged(servers: &Servers, map: &ClusterMap) -> BTreeMap<ServerId, u64> {
+    let id = RequestId::fresh();
+    let live = map.servers.values().filter(|server| map.live.contains(&server.id));
+    let ask = |server: &Arc<Server>| {
+        let (server, id) = (server.clone(), id.clone());
+        async move {
+            let stats = tokio::time::timeout(ASKED_WITHIN, servers.stats(&server, &id)).await.ok()?.ok()?;
+            Some((server.id.clone(), stats.get("damaged")?.as_u64()?))
+        }
+    };
+    all(live.map(ask)).await.into_iter().flatten().collect()
 }
 
 /// What is missing in each shard of a map.
@@ -206,6 +235,10 @@ mod tests {
         };
         assert!(unsure(&other("a"), &["1", "2"]).is_empty());
         assert_eq!(unsure(&other("b"), &["1", "2"]), ["server 2 has another storage since it was compared"]);
+        let damaged = known(&["1", "2"], 0).with_damaged([("2".parse().unwrap(), 3)].into());
+        assert_eq!(unsure(&damaged, &["1", "2"]), ["server 2 knows of damaged blobs (3)"]);
+        let mended = damaged.with_damaged([("2".parse().unwrap(), 0)].into());
+        assert!(unsure(&mended, &["1", "2"]).is_empty());
         let without = known(&["1", "2"], 0).deficit(&shard(&["1", "2"]), None);
         assert_eq!((without.missing, without.unsure.len()), (None, 1));
     }

@@ -33,7 +33,7 @@ mod work;
 pub use behind::{Behind, LEAVE_OUT_FOR};
 pub use carry::{Carried, Carrier};
 pub use compare::{Looked, Scrub, ScrubError};
-pub use deficit::{Deficit, Known, deficits};
+pub use deficit::{Deficit, Known, damaged, deficits};
 pub use found::{Found, Who};
 pub use queue_seen::QueueSeen;
 pub use record::{Failed, Going, Keeper, LEASE, Last, Record, path as record_path};

@@ -58,7 +58,11 @@ impl Status {
         let map = context.map().await?;
         let (answers, queue) =
             tokio::join!(ask_all(map.servers.values().cloned()), self.queue(&context, &map));
-        let known = Known::read(&*context.store, &map).await?;
+        let damaged = answers.iter().filter_map(|(id, answer)| match answer {
+            Answer::Node(stats) => Some((id.clone(), stats.damaged)),
+            Answer::Other | Answer::Down(_) => None,
+        });
+        let known = Known::read(&*context.store, &map).await?.with_damaged(damaged.collect());
         Ok(report(&Snapshot { map, answers, queue: queue.map_err(|error| format!("{error:#}")), known }))
     }
 
