@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::poll;
 use tokio::time::{Instant, timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     model::{Checksum, Key, Version},
@@ -40,6 +41,9 @@ struct Door {
     deadline: Duration,
     waiting: AtomicUsize,
     stuck: AtomicUsize,
+    /// Calls that are seen to their end aside, until the storage is closed.
+    aside: TaskTracker,
+    closed: CancellationToken,
 }
 
 /// One of the counts of a door, until dropped.
@@ -86,21 +90,35 @@ impl<T: Send + 'static> Drop for Call<T> {
         let (Some(work), Ok(runtime)) = (self.work.take(), tokio::runtime::Handle::try_current()) else {
             return;
         };
-        let (door, started) = (self.door.clone(), self.started);
-        runtime.spawn(async move {
+        let (door, started, closed) = (self.door.clone(), self.started, self.door.closed.clone());
+        let see_to_its_end = async move {
             tokio::pin!(work);
             let left = door.deadline.saturating_sub(started.elapsed());
             if timeout(left, &mut work).await.is_err() {
                 let _stuck = Counted::new(&door, |door| &door.stuck);
                 work.await;
             }
-        });
+        };
+        self.door.aside.spawn_on(closed.run_until_cancelled_owned(see_to_its_end), &runtime);
     }
 }
 
 impl Door {
     fn new(deadline: Duration) -> Arc<Self> {
-        Arc::new(Self { deadline, waiting: AtomicUsize::new(0), stuck: AtomicUsize::new(0) })
+        Arc::new(Self {
+            deadline,
+            waiting: AtomicUsize::new(0),
+            stuck: AtomicUsize::new(0),
+            aside: TaskTracker::new(),
+            closed: CancellationToken::new(),
+        })
+    }
+
+    /// Waits for nothing aside any more. Nothing is left of it when this returns, but threads that wait for the disk.
+    async fn close(&self) {
+        self.closed.cancel();
+        self.aside.close();
+        self.aside.wait().await;
     }
 
     /// Does the work if the disk may answer, and waits for it no longer than the deadline.
@@ -218,6 +236,8 @@ impl Storage for Guarded {
     }
 
     async fn close(&self) -> Result<(), StorageError> {
+        self.reads.close().await;
+        self.writes.close().await;
         self.storage.close().await
     }
 }

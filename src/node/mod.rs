@@ -141,7 +141,7 @@ pub async fn serve(listener: impl Listener, deps: Deps, shutdown: Shutdown) -> R
     tracing::info!(%addr, node = metrics.node(), "node serves");
     let watch = watch.run(&guarded, &metrics, &clock, &stop);
     tokio::join!(server.serve(listener, stop.clone()), watch, presence);
-    storage.close().await
+    guarded.close().await
 }
 
 /// The handler of a node's requests.
