@@ -27,8 +27,8 @@ use super::{
     compact_tests::{self, Model, SMALL, body, check, delete, get, put},
 };
 
-/// As many cuts as all tests here make together. `BACKPACK_CUTS` asks for more.
-const CUTS: usize = 10_000;
+/// As many cuts as all tests here make together: a minute of two cores. `BACKPACK_CUTS` asks for more.
+const CUTS: usize = 5_000;
 /// Cuts of one story.
 const CUTS_OF_A_STORY: usize = 250;
 /// What happened before a cut that went wrong.
