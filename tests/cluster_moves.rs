@@ -26,8 +26,8 @@ const SOON: Duration = Duration::from_secs(180);
 /// Uploads of one load at most: it ends when what it runs beside has ended.
 const MOST_UPLOADS: usize = 20_000;
 
-/// For commands: the tests' nginx and coordinators follow the map at once.
-const GRACE: [&str; 2] = ["--grace", "2"];
+/// For commands: the tests' nginx and coordinators follow the map at once, or within seconds where the machine is busy.
+const GRACE: [&str; 2] = ["--grace", "4"];
 
 fn document(cluster: &Cluster, path: &str) -> serde_json::Value {
     let znode = Znodes::connect(&cluster.zookeeper.addr()).get(&format!("{ROOT}/{path}"));

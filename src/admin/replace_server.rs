@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     cluster::edit,
-    model::{ClusterMap, Server, ServerId, ShardId},
+    model::{ClusterMap, Server, ServerId, Shard, Stage},
     queue::QueueArgs,
 };
 
@@ -61,19 +61,24 @@ impl ReplaceServer {
             // At the old address there may be an empty machine that is filled partly already.
             if **old != new {
                 is_empty(&Arc::new(new.clone())).await?;
-                self.save_what_the_old_one_has(&context, &map, old, &mover).await?;
+                self.take_leave_of(&context, &map, old, &mover).await?;
             }
             edit::replace_server(&*context.store, &new).await?;
         }
         // Coordinators and replicators know the new address.
         mover.grace().await;
         let (mut lines, mut shards) = (Vec::new(), Vec::new());
-        let own: Vec<ShardId> = map.shards_of(&self.id).map(|shard| shard.id.clone()).collect();
-        for shard in own {
-            let filled = mover.fill(&shard, &self.id).await?;
-            edit::joined(&*context.store, &shard, &self.id).await?;
-            lines.push(format!("Shard {shard}: server {} has everything; {}", self.id, filled.sentence()));
-            shards.push(json!({"shard": shard, "filled": filled.json()}));
+        let map = context.map().await?;
+        for shard in map.shards_of(&self.id).filter(|shard| shard.is_joining(&self.id)) {
+            let filled = mover.fill(&shard.id, &self.id).await?;
+            let sentence = filled.sentence();
+            lines.push(format!("Shard {}: server {} has everything; {sentence}", shard.id, self.id));
+            shards.push(json!({"shard": shard.id, "filled": filled.json()}));
+        }
+        // All readers ask it before anything is left to it alone.
+        mover.grace().await;
+        for shard in map.shards_of(&self.id).filter(|shard| !shard.is_first(&self.id)) {
+            edit::settle(&*context.store, &shard.id, &self.id).await?;
         }
         lines.push(format!("Server {} is {new} now.", self.id));
         Ok(Report::new(
@@ -82,23 +87,36 @@ impl ReplaceServer {
         ))
     }
 
-    /// While the old machine runs, nothing is left to it alone any more, and what was is copied.
-    async fn save_what_the_old_one_has(
+    /// What only the old machine has is copied while it runs. Then nobody reads it any more: what is written from when the new one
+    /// has the id would be missing there.
+    async fn take_leave_of(
         &self,
         context: &Context,
         map: &ClusterMap,
         old: &Arc<Server>,
         mover: &Mover<'_>,
     ) -> anyhow::Result<()> {
-        if !matches!(ask_all([old.clone()]).await.get(&self.id), Some(Answer::Down(_))) {
-            edit::withdraw(&*context.store, &self.id).await?;
+        if matches!(ask_all([old.clone()]).await.get(&self.id), Some(Answer::Down(_))) {
+            self.check_that_others_have_its_blobs(context, map, old).await?;
+        } else {
+            edit::withdraw(&*context.store, &self.id, Stage::Leaving).await?;
             mover.grace().await;
             let map = context.map().await?;
-            for shard in map.shards_of(&self.id) {
+            for shard in map.shards_of(&self.id).filter(|shard| !shard.is_joining(&self.id)) {
                 mover.spread(&map, shard, &self.id).await?;
             }
-            return Ok(());
         }
+        edit::withdraw(&*context.store, &self.id, Stage::Left).await?;
+        mover.grace().await;
+        Ok(())
+    }
+
+    async fn check_that_others_have_its_blobs(
+        &self,
+        context: &Context,
+        map: &ClusterMap,
+        old: &Server,
+    ) -> anyhow::Result<()> {
         let alone = only_source(&*context.queue(map, &self.queue)?, map, &self.id).await?;
         if alone > 0 && !self.force {
             bail!(
@@ -111,8 +129,9 @@ impl ReplaceServer {
     }
 }
 
-/// Whether the new machine is being filled already.
+/// Whether the new machine has the id already, and is on its way into a shard.
 fn joins(map: &ClusterMap, new: &Server) -> bool {
-    let is_known = map.servers.get(&new.id).is_some_and(|known| **known == *new);
-    is_known && map.shards_of(&new.id).any(|shard| shard.is_joining(&new.id))
+    let comes =
+        |shard: &Arc<Shard>| matches!(shard.stages.get(&new.id), Some(Stage::Joining | Stage::Joined));
+    map.servers.get(&new.id).is_some_and(|known| **known == *new) && map.shards_of(&new.id).any(comes)
 }

@@ -236,7 +236,7 @@ mod tests {
         let ids: Vec<ServerId> = ["1", "2", "3"].map(|id| id.parse().unwrap()).into();
         let servers: Vec<_> =
             ids.iter().map(|id| Arc::new(Server { id: id.clone(), host: "h".into(), port: 1 })).collect();
-        for stage in [Stage::Joining, Stage::Leaving, Stage::Left] {
+        for stage in [Stage::Joining, Stage::Joined, Stage::Leaving, Stage::Left] {
             let shard = Shard {
                 id: "s".parse().unwrap(),
                 servers: ids.clone(),

@@ -105,7 +105,7 @@ impl Shard {
         !matches!(self.stages.get(server), Some(Stage::Joining | Stage::Left))
     }
 
-    /// Whether an upload may be acknowledged that only this server has: it is read, and stays.
+    /// Whether an upload may be acknowledged that only this server has: all readers ask it, and it stays.
     pub fn is_first(&self, server: &ServerId) -> bool {
         !self.stages.contains_key(server)
     }
@@ -123,6 +123,8 @@ impl Shard {
 pub enum Stage {
     /// It is being filled: not read yet.
     Joining,
+    /// It has everything, and is read by those who have seen that: nothing is left to it alone yet.
+    Joined,
     /// Another one took its place: still read, but nothing is left to it alone.
     Leaving,
     /// No more read, but by those who have not seen that yet.
@@ -133,6 +135,7 @@ impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Joining => "joining",
+            Self::Joined => "joined",
             Self::Leaving => "leaving",
             Self::Left => "left",
         })

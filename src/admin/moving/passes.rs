@@ -10,6 +10,7 @@ use crate::{
         probe::{Answer, ask_all},
         progress::Progress,
     },
+    cluster::edit,
     daemon::{Backoff, unix_ms},
     http::RequestId,
     model::{ClusterMap, ServerId, Shard, ShardId},
@@ -22,11 +23,15 @@ const MAX_PASSES: u32 = 20;
 const BETWEEN: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(15) };
 
 impl Mover<'_> {
-    /// Copies to a server that joins a shard all that it lacks.
+    /// Copies to a server that joins a shard all that it lacks. Then it has joined it.
     pub async fn fill(&self, shard: &ShardId, server: &ServerId) -> anyhow::Result<Filled> {
         let map = self.context.map().await?;
         let Some(shard) = map.shards.get(shard) else { bail!("shard {shard} is gone from the map") };
-        self.passes(&map, shard, Some(server), &format!("shard {}: filling server {server}", shard.id)).await
+        let Some(machine) = map.servers.get(server) else { bail!("server {server} is gone from the map") };
+        let words = format!("shard {}: filling server {server}", shard.id);
+        let filled = self.passes(&map, shard, Some(server), &words).await?;
+        edit::filled(&*self.context.store, &shard.id, machine).await?;
+        Ok(filled)
     }
 
     /// Copies to the other servers of a shard what only `from` has.

@@ -15,6 +15,8 @@ enum At {
     Begin,
     /// This one is being filled.
     Joining(ServerId),
+    /// This one has everything and is read.
+    Joined(ServerId),
     /// The new one is read; the old one is still read too.
     Leaving,
     /// The old one is not read any more.
@@ -58,6 +60,10 @@ impl Mover<'_> {
                     // Coordinators give it what is written from now on, and the rest is copied.
                     self.grace().await;
                     moved.filled.add(&self.fill(id, &to).await?);
+                }
+                At::Joined(to) => {
+                    // All readers ask it before anything is left to it alone.
+                    self.grace().await;
                     edit::hand_over(store, id, from, &to).await?;
                 }
                 At::Leaving => {
@@ -99,8 +105,9 @@ impl Mover<'_> {
 /// Where a move stands.
 fn at(shard: &Shard, from: &ServerId, to: Option<&ServerId>) -> anyhow::Result<At> {
     let id = &shard.id;
-    let joining = shard.stages.iter().find(|(_, stage)| **stage == Stage::Joining).map(|(server, _)| server);
-    match (shard.stages.get(from), joining) {
+    let coming = |stage| shard.stages.iter().find(|(_, at)| **at == stage).map(|(server, _)| server);
+    let (joining, joined) = (coming(Stage::Joining), coming(Stage::Joined));
+    match (shard.stages.get(from), joining.or(joined)) {
         _ if !shard.servers.contains(from) => match to {
             Some(to) if !shard.servers.contains(to) => {
                 bail!("neither server {from} nor server {to} belongs to shard {id}")
@@ -109,11 +116,14 @@ fn at(shard: &Shard, from: &ServerId, to: Option<&ServerId>) -> anyhow::Result<A
         },
         (Some(Stage::Leaving), _) => Ok(At::Leaving),
         (Some(Stage::Left), _) => Ok(At::Left),
-        (Some(Stage::Joining), _) => {
+        (Some(Stage::Joining | Stage::Joined), _) => {
             bail!("server {from} of shard {id} is being filled itself: end that first")
         }
-        (None, Some(joining)) if to.is_none_or(|to| to == joining) => Ok(At::Joining(joining.clone())),
-        (None, Some(joining)) => bail!("server {joining} of shard {id} is being filled: end that first"),
+        (None, Some(other)) if to.is_some_and(|to| to != other) => {
+            bail!("server {other} of shard {id} is being filled: end that first")
+        }
+        (None, Some(new)) if joined.is_some() => Ok(At::Joined(new.clone())),
+        (None, Some(new)) => Ok(At::Joining(new.clone())),
         (None, None) => Ok(At::Begin),
     }
 }
@@ -159,6 +169,9 @@ mod tests {
         assert_eq!(at(joining(), Some(&four)), Some(At::Joining(four.clone())));
         assert_eq!(at(joining(), None), Some(At::Joining(four.clone())));
         assert_eq!(at(joining(), Some(&five)), None, "another one is at work");
+        let joined = || shard(&["1", "4", "2"], &[("4", Stage::Joined)]);
+        assert_eq!(at(joined(), Some(&four)), Some(At::Joined(four.clone())));
+        assert_eq!(at(joined(), Some(&five)), None);
         assert_eq!(at(shard(&["1", "4", "2"], &[("1", Stage::Leaving)]), Some(&four)), Some(At::Leaving));
         assert_eq!(at(shard(&["1", "4", "2"], &[("1", Stage::Left)]), None), Some(At::Left));
         assert_eq!(at(shard(&["4", "2"], &[]), Some(&four)), Some(At::Gone));

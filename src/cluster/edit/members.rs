@@ -1,8 +1,8 @@
 //! Servers on their way into a shard and out of it. Each step is one edit, so that whoever comes after a step that was broken off
 //! sees in the map how far it came.
 //!
-//! A move: [`join`], [`hand_over`], [`retire`], [`leave`]. A replacement: [`withdraw`] where the old machine still runs,
-//! [`replace_server`], [`joined`].
+//! A move: [`join`], [`filled`], [`hand_over`], [`retire`], [`leave`]. A replacement: [`withdraw`], [`replace_server`], [`filled`],
+//! [`settle`]. Whoever takes one step after another waits between them until all readers and coordinators know the last one.
 
 use std::collections::BTreeMap;
 
@@ -43,24 +43,37 @@ pub async fn join(
         let place = entry.servers.iter().position(|id| id == from).map_or(0, |at| at + 1);
         entry.servers.insert(place, to.clone());
         entry.stages.insert(to.clone(), Stage::Joining);
-        Ok(write(shards, [(shard, entry)]))
+        Ok(write(shards, [(shard, &entry)]))
     };
     Ok(change(store, [SERVERS, SHARDS], decide).await?.1)
 }
 
-/// `to` has everything: it is read from now on, and `from` is left nothing alone.
+/// A server that was being filled has everything that its shard holds: it is read from now on. `server`: the machine that was filled,
+/// for its id may have got another one meanwhile.
+pub async fn filled(store: &dyn MapStore, shard: &ShardId, server: &Server) -> Result<Outcome, EditError> {
+    let decide = |[servers, shards]: &[Read; 2]| {
+        let known = servers.document.servers().value;
+        if known.get(&server.id).is_none_or(|known| **known != *server) {
+            return Err(EditError::OtherMachine { server: server.clone() });
+        }
+        advance(shards, shard, (&server.id, Stage::Joining), Some((&server.id, Stage::Joined)))
+    };
+    Ok(change(store, [SERVERS, SHARDS], decide).await?.1)
+}
+
+/// `to` is one like the others now, and `from` is left nothing alone.
 pub async fn hand_over(
     store: &dyn MapStore,
     shard: &ShardId,
     from: &ServerId,
     to: &ServerId,
 ) -> Result<Outcome, EditError> {
-    advance(store, shard, (to, Stage::Joining), Some((from, Stage::Leaving))).await
+    step(store, shard, (to, Stage::Joined), Some((from, Stage::Leaving))).await
 }
 
 /// Nobody need read `from` any more.
 pub async fn retire(store: &dyn MapStore, shard: &ShardId, from: &ServerId) -> Result<Outcome, EditError> {
-    advance(store, shard, (from, Stage::Leaving), Some((from, Stage::Left))).await
+    step(store, shard, (from, Stage::Leaving), Some((from, Stage::Left))).await
 }
 
 /// Takes a server out that nobody reads any more.
@@ -77,33 +90,36 @@ pub async fn leave(store: &dyn MapStore, shard: &ShardId, from: &ServerId) -> Re
         }
         entry.servers.retain(|id| id != from);
         entry.stages.clear();
-        Ok(write(shards, [(shard, entry)]))
+        Ok(write(shards, [(shard, &entry)]))
     };
     Ok(change(store, [SHARDS], decide).await?.1)
 }
 
-/// A server is left nothing alone any more, in all its shards.
-pub async fn withdraw(store: &dyn MapStore, server: &ServerId) -> Result<Outcome, EditError> {
+/// A server leaves all its shards, as far as that: [`Stage::Leaving`] or [`Stage::Left`]. Where it is being filled it stays as it is:
+/// it is not read, and nothing was left to it alone.
+pub async fn withdraw(store: &dyn MapStore, server: &ServerId, stage: Stage) -> Result<Outcome, EditError> {
     let decide = |[shards]: &[Read; 1]| {
-        let leaving = own(shards, server, Stage::Leaving)?;
-        Ok(write(shards, leaving.iter().map(|(id, entry)| (id, entry.clone()))))
+        let mut entries = own(shards, server)?;
+        for entry in entries.values_mut().filter(|entry| entry.stages.get(server) != Some(&Stage::Joining)) {
+            entry.stages = [(server.clone(), stage)].into();
+        }
+        Ok(write(shards, &entries))
     };
     Ok(change(store, [SHARDS], decide).await?.1)
 }
 
-/// The shards of a server, with that stage for it.
-fn own(shards: &Read, server: &ServerId, stage: Stage) -> Result<Entries, EditError> {
+/// The shards of a server that another machine is to take over.
+fn own(shards: &Read, server: &ServerId) -> Result<Entries, EditError> {
     let mut entries = shards.document.shards().value;
     entries.retain(|_, entry| entry.servers.contains(server));
     for (id, entry) in &mut entries {
         if entry.servers.len() == 1 {
             return Err(EditError::OnlyServer { shard: id.clone(), server: server.clone() });
         }
-        // What was begun is gone on with.
-        if !matches!(entry.stages.get(server), Some(Stage::Joining | Stage::Leaving)) {
+        // What was begun with this one is gone on with.
+        if !entry.stages.contains_key(server) {
             free(entry, id)?;
         }
-        entry.stages = [(server.clone(), stage)].into();
     }
     Ok(entries)
 }
@@ -123,16 +139,19 @@ pub async fn replace_server(store: &dyn MapStore, server: &Server) -> Result<Out
         if document != servers.document {
             edits.push(servers.write(&document));
         }
-        let joining = own(shards, &server.id, Stage::Joining)?;
-        edits.extend(write(shards, joining.iter().map(|(id, entry)| (id, entry.clone()))).edits);
+        let mut entries = own(shards, &server.id)?;
+        for entry in entries.values_mut() {
+            entry.stages = [(server.id.clone(), Stage::Joining)].into();
+        }
+        edits.extend(write(shards, &entries).edits);
         Ok(Decision { edits, result: () })
     };
     Ok(change(store, [SERVERS, SHARDS], decide).await?.1)
 }
 
-/// A server has everything that its shard holds: it is one like the others now.
-pub async fn joined(store: &dyn MapStore, shard: &ShardId, server: &ServerId) -> Result<Outcome, EditError> {
-    advance(store, shard, (server, Stage::Joining), None).await
+/// A server that has everything is one like the others now.
+pub async fn settle(store: &dyn MapStore, shard: &ShardId, server: &ServerId) -> Result<Outcome, EditError> {
+    step(store, shard, (server, Stage::Joined), None).await
 }
 
 /// Takes a server out of the map that belongs to no shard.
@@ -153,27 +172,34 @@ pub async fn remove_server(store: &dyn MapStore, server: &ServerId) -> Result<Ou
 }
 
 /// Takes a shard from one stage to the next. Being there already changes nothing.
-async fn advance(
+async fn step(
     store: &dyn MapStore,
     shard: &ShardId,
     before: (&ServerId, Stage),
     after: Option<(&ServerId, Stage)>,
 ) -> Result<Outcome, EditError> {
+    let decide = |[shards]: &[Read; 1]| advance(shards, shard, before, after);
+    Ok(change(store, [SHARDS], decide).await?.1)
+}
+
+fn advance(
+    shards: &Read,
+    shard: &ShardId,
+    before: (&ServerId, Stage),
+    after: Option<(&ServerId, Stage)>,
+) -> Result<Decision<()>, EditError> {
     let stages = |at: (&ServerId, Stage)| BTreeMap::from([(at.0.clone(), at.1)]);
     let after = after.map(stages).unwrap_or_default();
-    let decide = |[shards]: &[Read; 1]| {
-        let mut entry = member(&shards.document.shards().value, shard, before.0)?;
-        if entry.stages == after {
-            return Ok(Decision::keep(()));
-        }
-        if entry.stages != stages(before) {
-            let (shard, server) = (shard.clone(), before.0.clone());
-            return Err(EditError::OtherStage { shard, server, stage: before.1 });
-        }
-        entry.stages = after.clone();
-        Ok(write(shards, [(shard, entry)]))
-    };
-    Ok(change(store, [SHARDS], decide).await?.1)
+    let mut entry = member(&shards.document.shards().value, shard, before.0)?;
+    if entry.stages == after {
+        return Ok(Decision::keep(()));
+    }
+    if entry.stages != stages(before) {
+        let (shard, server) = (shard.clone(), before.0.clone());
+        return Err(EditError::OtherStage { shard, server, stage: before.1 });
+    }
+    entry.stages = after;
+    Ok(write(shards, [(shard, &entry)]))
 }
 
 /// The entry of a shard, of which `server` must be.
@@ -199,7 +225,10 @@ fn free(entry: &ShardEntry, shard: &ShardId) -> Result<(), EditError> {
     }
 }
 
-fn write<'a>(shards: &Read, entries: impl IntoIterator<Item = (&'a ShardId, ShardEntry)>) -> Decision<()> {
+fn write<'a>(
+    shards: &Read,
+    entries: impl IntoIterator<Item = (&'a ShardId, &'a ShardEntry)>,
+) -> Decision<()> {
     let mut document: Document = shards.document.clone();
     for (shard, entry) in entries {
         document.set_members(shard, &entry.servers, &entry.stages);
@@ -267,6 +296,11 @@ mod tests {
             assert_eq!(join(all, &s, &one, &four).await.unwrap(), outcome);
             assert_eq!(shard(&store).await, "1, 4 joining, 2");
         }
+        assert!(hand_over(all, &s, &one, &four).await.is_err(), "it is not known to be full");
+        for outcome in [Outcome::Changed, Outcome::Unchanged] {
+            assert_eq!(filled(all, &s, &server("4", 4)).await.unwrap(), outcome);
+            assert_eq!(shard(&store).await, "1, 4 joined, 2");
+        }
         assert!(retire(all, &s, &one).await.is_err() && leave(all, &s, &one).await.is_err());
         for outcome in [Outcome::Changed, Outcome::Unchanged] {
             assert_eq!(hand_over(all, &s, &one, &four).await.unwrap(), outcome);
@@ -291,9 +325,12 @@ mod tests {
     async fn a_server_is_replaced_where_others_have_its_blobs() {
         let dir = tempfile::tempdir().unwrap();
         let (store, s) = (store(&dir).await, id("s"));
-        for outcome in [Outcome::Changed, Outcome::Unchanged] {
-            assert_eq!(withdraw(&*store, &id("2")).await.unwrap(), outcome);
-            assert_eq!(shard(&store).await, "1, 2 leaving");
+        let two = id("2");
+        for stage in [Stage::Leaving, Stage::Left] {
+            for outcome in [Outcome::Changed, Outcome::Unchanged] {
+                assert_eq!(withdraw(&*store, &two, stage).await.unwrap(), outcome);
+                assert_eq!(shard(&store).await, format!("1, 2 {stage}"));
+            }
         }
         for outcome in [Outcome::Changed, Outcome::Unchanged] {
             assert_eq!(replace_server(&*store, &server("2", 22)).await.unwrap(), outcome);
@@ -304,7 +341,11 @@ mod tests {
         let other = replace_server(&*store, &server("1", 11)).await.unwrap_err();
         assert!(matches!(other, EditError::OnItsWay { .. }), "{other}");
         for outcome in [Outcome::Changed, Outcome::Unchanged] {
-            assert_eq!(joined(&*store, &s, &id("2")).await.unwrap(), outcome);
+            assert_eq!(filled(&*store, &s, &server("2", 22)).await.unwrap(), outcome);
+            assert_eq!(shard(&store).await, "1, 2 joined");
+        }
+        for outcome in [Outcome::Changed, Outcome::Unchanged] {
+            assert_eq!(settle(&*store, &s, &two).await.unwrap(), outcome);
             assert_eq!(shard(&store).await, "1, 2");
         }
         let alone = replace_server(&*store, &server("3", 33)).await.unwrap_err();
@@ -313,6 +354,21 @@ mod tests {
         assert!(matches!(taken, EditError::AddressTaken { .. }), "{taken}");
         let stranger = replace_server(&*store, &server("9", 9)).await.unwrap_err();
         assert!(matches!(stranger, EditError::UnknownServers { .. }), "{stranger}");
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_was_half_filled_is_not_read_when_a_third_one_takes_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, s) = (store(&dir).await, id("s"));
+        replace_server(&*store, &server("2", 22)).await.unwrap();
+        for stage in [Stage::Leaving, Stage::Left] {
+            assert_eq!(withdraw(&*store, &id("2"), stage).await.unwrap(), Outcome::Unchanged);
+            assert_eq!(shard(&store).await, "1, 2 joining");
+        }
+        replace_server(&*store, &server("2", 222)).await.unwrap();
+        let second = filled(&*store, &s, &server("2", 22)).await.unwrap_err();
+        assert!(matches!(second, EditError::OtherMachine { .. }), "{second}");
+        assert_eq!(shard(&store).await, "1, 2 joining");
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ mod used;
 use std::time::Duration;
 
 pub use maps::{NewShard, add_server, add_shard, set_read_only};
-pub use members::{hand_over, join, joined, leave, remove_server, replace_server, retire, withdraw};
+pub use members::{filled, hand_over, join, leave, remove_server, replace_server, retire, settle, withdraw};
 pub use settings::{InitReport, Made, PoolChange, init, set_pool, set_queue};
 pub use update::update;
 pub use used::{WriterStamp, add_used, set_used};
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     daemon::Backoff,
-    model::{PoolName, ServerId, ShardId, Stage},
+    model::{PoolName, Server, ServerId, ShardId, Stage},
 };
 
 /// How often an edit is decided again because somebody else was faster. Coordinators add to one document about once a
@@ -165,6 +165,12 @@ pub enum EditError {
         server: ServerId,
         /// What it should have been.
         stage: Stage,
+    },
+    /// The machine that was filled is not the one of its id any more.
+    #[error("server {} is not at {server} any more, so what was filled is not read", server.id)]
+    OtherMachine {
+        /// The one that was filled.
+        server: Server,
     },
     /// Nobody else has the blobs.
     #[error(

@@ -48,9 +48,15 @@ fn a_server_that_is_not_read_is_no_upstream() {
         shard.stages.insert("4".parse().unwrap(), stage);
         render_default(&map)
     };
-    let rendered = at_stage(Stage::Joining);
-    assert!(rendered.contains("# server 4 is not read now") && !rendered.contains("server 127.0.0.1:10004"));
-    assert!(at_stage(Stage::Leaving).contains("server 127.0.0.1:10004"), "it is read until it has left");
+    for stage in [Stage::Joining, Stage::Left] {
+        let rendered = at_stage(stage);
+        assert!(
+            rendered.contains("# server 4 is not read now") && !rendered.contains("server 127.0.0.1:10004")
+        );
+    }
+    for stage in [Stage::Joined, Stage::Leaving] {
+        assert!(at_stage(stage).contains("server 127.0.0.1:10004"), "{stage}");
+    }
 }
 
 #[test]
