@@ -4,7 +4,7 @@
 mod coordinator_support;
 mod support;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use backpack::{daemon::unix_ms, model::Version};
 use coordinator_support::{Cluster, Member};
@@ -277,6 +277,33 @@ async fn without_a_queue_the_copies_are_made_before_the_answer() {
     for node in &cluster.nodes {
         assert_eq!(Request::get(node, "/safe").send().await.unwrap().body, body(300_000));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_keeps_something_newer_is_no_copy() {
+    let cluster = Cluster::start(&[&[Member::Node, Member::Node]]).await;
+    cluster.break_queue();
+    let mut answers = BTreeSet::new();
+    // Which server is asked first is left to chance; clocks are followed for less than a day.
+    for hours in 1..20 {
+        let (key, version) =
+            (format!("/k{hours}"), Version::from_parts(unix_ms() + hours * 3_600_000, 7).to_string());
+        let newer = Request::put(&cluster.nodes[1], &key, body(7)).header("x-backpack-version", &version);
+        assert_eq!(newer.send().await.unwrap().status, 201);
+        let reply = cluster.put(&key, body(500)).send().await.unwrap();
+        answers.insert(reply.status);
+        if reply.status == 200 {
+            for node in &cluster.nodes {
+                assert_eq!(Request::get(node, &key).send().await.unwrap().body, body(500));
+            }
+            continue;
+        }
+        assert_eq!(reply.status, 409, "{}", reply.text());
+        assert!(reply.text().contains(&version), "{}", reply.text());
+        let again = cluster.put(&key, body(500)).send().await.unwrap();
+        assert_eq!(again.status, 200, "its clock has followed: {}", again.text());
+    }
+    assert_eq!(answers, BTreeSet::from([200, 409]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

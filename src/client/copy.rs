@@ -2,7 +2,7 @@
 //!
 //! Copying is idempotent: a target that holds the version or a newer one is left alone.
 
-use std::{sync::Arc, time::Duration};
+use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, StatusCode};
 
@@ -22,8 +22,10 @@ use crate::{
 pub enum Copied {
     /// So many bytes were copied.
     Copied(u64),
-    /// The target held it, or something newer.
+    /// The target held it.
     AlreadyThere,
+    /// The target keeps something newer than what was wanted.
+    Newer(Version),
     /// A source says that the blob was deleted, by a version at least as new; the target has that tombstone now.
     Deleted,
 }
@@ -86,8 +88,8 @@ impl Servers {
         id: &RequestId,
     ) -> Result<Copied, CopyError> {
         let there = self.look(plan.target, plan.key, id).await.map_err(CopyError::Target)?;
-        if is_satisfied(&there, plan.version) {
-            return Ok(Copied::AlreadyThere);
+        if let Some(satisfied) = satisfied(version_of(&there), plan.version) {
+            return Ok(satisfied);
         }
         let mut failed = CopyError::NoSource;
         for source in plan.sources {
@@ -197,14 +199,22 @@ fn is_old(held: Option<Version>, wanted: Option<Version>) -> bool {
     matches!((held, wanted), (Some(held), Some(wanted)) if held < wanted)
 }
 
-/// Whether the target needs nothing: it holds the wanted version or a newer one.
-fn is_satisfied(there: &Presence, wanted: Option<Version>) -> bool {
-    let held = match there {
+/// What to say of a target that needs nothing, for it holds the wanted version or a newer one.
+pub(super) fn satisfied(held: Option<Version>, wanted: Option<Version>) -> Option<Copied> {
+    let (held, wanted) = (held?, wanted?);
+    match held.cmp(&wanted) {
+        Ordering::Less => None,
+        Ordering::Equal => Some(Copied::AlreadyThere),
+        Ordering::Greater => Some(Copied::Newer(held)),
+    }
+}
+
+fn version_of(there: &Presence) -> Option<Version> {
+    match there {
         Presence::Blob { version, .. } => *version,
         Presence::Deleted(version) => *version,
         Presence::Nothing => None,
-    };
-    matches!((held, wanted), (Some(held), Some(wanted)) if held >= wanted)
+    }
 }
 
 /// What the target needs, now that the source's side is known too.

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::{
     Answered, Copied, CopyPlan, Fetched, Pace, Presence, PutBody, PutHead, PutSender, ServerError, Servers,
-    Stored,
+    Stored, copy::satisfied,
 };
 use crate::{
     http::RequestId,
@@ -107,7 +107,10 @@ impl Servers {
             early = &mut put => return judge_early(early.map_err(Side::Target)?, &head),
         };
         self.verify(plan, &stored, &taken, &head, id).await.map_err(Side::Target)?;
-        Ok(Copied::Copied(taken.length))
+        match satisfied(stored.version, head.version) {
+            Some(newer @ Copied::Newer(_)) => Ok(newer),
+            _ => Ok(Copied::Copied(taken.length)),
+        }
     }
 
     /// Our own nodes say what they received; others are asked how long it is.
@@ -163,10 +166,11 @@ impl Servers {
 
 /// A target may say before the last byte that it holds this version or a newer one; any other success is none.
 fn judge_early(stored: Stored, head: &PutHead) -> Result<Copied, Side> {
-    if stored.version.is_some() && stored.version >= head.version {
-        return Ok(Copied::AlreadyThere);
+    match satisfied(stored.version, head.version) {
+        Some(copied) => Ok(copied),
+        None if stored.version.is_some() && head.version.is_none() => Ok(Copied::AlreadyThere),
+        None => Err(Side::Target(ServerError::Broken("it answered before the end of the body".to_owned()))),
     }
-    Err(Side::Target(ServerError::Broken("it answered before the end of the body".to_owned())))
 }
 
 /// Feeds a body, holding the last part back until the whole is known to be right: a server must never get the last

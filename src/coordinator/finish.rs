@@ -10,7 +10,7 @@ use super::{
     Coordinator, error::RequestError, fanout::Reached, fleet::Door, tasks::TaskOrigin, usage::Reservation,
 };
 use crate::{
-    client::{CopyPlan, Unpaced},
+    client::{Copied, CopyPlan, Unpaced},
     http::{
         Answer, RequestId,
         headers::{self, set},
@@ -50,17 +50,19 @@ impl Finish {
         let delta = self.size_delta(&reached);
         let mut have: Vec<Arc<Server>> =
             reached.stored.iter().map(|(server, _)| Arc::clone(server)).collect();
+        let mut newer = None;
         if have.len() < self.wanted {
             // Those that are down would hold the client up; they get tasks.
-            self.copy_to_missing(coordinator, &mut have, |server| {
-                !coordinator.fleet.is_down(server, Door::Write)
-            })
-            .await;
+            newer = self
+                .copy_to_missing(coordinator, &mut have, |server| {
+                    !coordinator.fleet.is_down(server, Door::Write)
+                })
+                .await;
         }
         let holders: Vec<ServerId> = have.iter().map(|server| server.id.clone()).collect();
         if let Err(why) = coordinator.push(self.tasks(&have, &holders), &holders).await {
-            self.copy_to_missing(coordinator, &mut have, |_| true).await;
-            if have.len() < self.shard.servers.len() {
+            newer = newer.max(self.copy_to_missing(coordinator, &mut have, |_| true).await);
+            if newer.is_none() && have.len() < self.shard.servers.len() {
                 // It stays where it is. A tombstone in its place would hide an older blob that a server out of reach
                 // holds, and delete it in the end.
                 reservation.settle(delta);
@@ -70,6 +72,10 @@ impl Finish {
         reservation.settle(delta);
         metrics::counter!("backpack_coordinator_copies_reached_total", "copies" => copies_label(have.len()))
             .increment(1);
+        if let Some(held) = newer {
+            coordinator.follow(held);
+            return Err(RequestError::Superseded { held });
+        }
         if have.len() < self.wanted {
             return Err(RequestError::LevelNotReached { reached: have.len(), wanted: self.wanted });
         }
@@ -95,13 +101,14 @@ impl Finish {
         self.missing(have).into_iter().map(|to| origin.copy(from, to, self.length)).collect()
     }
 
-    /// Copies to every server that lacks the blob and is `wanted`, all at once; those that take it are added to `have`.
+    /// Copies to every server that lacks the blob and is `wanted`, all at once; those that take it are added to `have`. The newest
+    /// version that one of them keeps instead.
     async fn copy_to_missing(
         &self,
         coordinator: &Coordinator,
         have: &mut Vec<Arc<Server>>,
         wanted: impl Fn(&ServerId) -> bool,
-    ) {
+    ) -> Option<Version> {
         let sources = have.clone();
         let missing = self.missing(have).into_iter().filter(|id| wanted(id));
         let targets = missing.filter_map(|id| self.map.servers.get(id));
@@ -115,8 +122,10 @@ impl Finish {
             };
             async move { (target, coordinator.servers.copy(&plan, &Unpaced, &self.id).await) }
         });
+        let mut newest = None;
         for (target, result) in join_all(copies).await {
             match result {
+                Ok(Copied::Newer(held)) => newest = newest.max(Some(held)),
                 Ok(_) => have.push(Arc::clone(target)),
                 Err(error) => {
                     let (server, request_id, key) = (&target.id, &self.id, &self.key);
@@ -124,6 +133,7 @@ impl Finish {
                 }
             }
         }
+        newest
     }
 
     fn answer(&self, copies: usize) -> Answer {

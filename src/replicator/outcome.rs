@@ -55,7 +55,7 @@ impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Copied(Copied::Copied(bytes)) => write!(f, "copied {bytes} bytes"),
-            Self::Copied(Copied::AlreadyThere) => f.write_str("it is there"),
+            Self::Copied(Copied::AlreadyThere | Copied::Newer(_)) => f.write_str("it is there"),
             Self::Copied(Copied::Deleted) => f.write_str("it was deleted meanwhile"),
             Self::Deleted => f.write_str("deleted"),
             Self::UnknownTarget => f.write_str("the target is not in the map"),
@@ -134,7 +134,7 @@ pub(super) fn decide(
     let tries = Tries { failed: attempts.saturating_add(1), policy, random };
     match ending {
         Ending::Copied(Copied::Copied(_)) => (Outcome::Done, Decision::Ack),
-        Ending::Copied(Copied::AlreadyThere) => (Outcome::AlreadyThere, Decision::Ack),
+        Ending::Copied(Copied::AlreadyThere | Copied::Newer(_)) => (Outcome::AlreadyThere, Decision::Ack),
         Ending::Copied(Copied::Deleted) => (Outcome::DeletedMeanwhile, Decision::Ack),
         Ending::Deleted => (Outcome::Deleted, Decision::Ack),
         Ending::Held(pause) => (Outcome::Held, tries.release(*pause)),

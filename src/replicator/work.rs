@@ -139,7 +139,7 @@ impl Worker {
         match self.servers.copy(&plan, &self.rate, id).await {
             Ok(copied) => {
                 entry.worked(&copied);
-                if copied != Copied::AlreadyThere {
+                if !matches!(copied, Copied::AlreadyThere | Copied::Newer(_)) {
                     read.worked();
                 }
                 Tried::Ended(Ending::Copied(copied))

@@ -97,7 +97,7 @@ impl Carrier {
         let plan = CopyPlan { key, version, sources: &sources, target, patience: None };
         match self.servers.copy(&plan, &self.rate, id).await {
             Ok(Copied::Copied(bytes)) => Ok(Some(bytes)),
-            Ok(Copied::AlreadyThere | Copied::Deleted) => Ok(Some(0)),
+            Ok(Copied::AlreadyThere | Copied::Newer(_) | Copied::Deleted) => Ok(Some(0)),
             Err(error) => Err(error.to_string()),
         }
     }
