@@ -1,5 +1,5 @@
 //! A queue in memory that keeps the promises of the trait: it goes through the same conformance cases as Redis
-//! (`tests/queue_conformance.rs`). It has no server, no thread and no disk, so a simulation can run it.
+//! (`tests/system/queue_conformance.rs`). It has no server, no thread and no disk, so a simulation can run it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,7 +1,7 @@
 //! The configuration of nginx for the read path, rendered from a map. Pure: no I/O, the same map gives the same text.
 //!
 //! What each line of it is for stands in `template.conf` itself; this file fills in what depends on the map.
-//! `tests/nginx_read_path.rs` runs it under a real nginx.
+//! `tests/system/nginx_read_path.rs` runs it under a real nginx.
 
 use std::{fmt::Write, net::Ipv6Addr};
 

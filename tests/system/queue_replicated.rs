@@ -1,0 +1,331 @@
+//! Several queues as one: what goes where, slow members, members that change, the map that names them.
+
+use std::{
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::{Duration, Instant},
+};
+
+use crate::queue_cases::{
+    LEASE, MOMENT, NEVER, NOW, SOON,
+    backend::{KEY, info, map_with, options},
+    claim_all, claim_one, counts, id, keys, nothing_to_claim, soon, stats, task, tasks, want,
+};
+use crate::support::{queue::WatchedQueue, redis::Redis, wait::eventually};
+use backpack::{
+    model::QueueInfo,
+    queue::{EmbeddedQueue, Filter, FollowQueue, MeteredQueue, Queue, QueueError, ReplicatedQueue, Want},
+    telemetry,
+};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+/// Longer than the others are waited for, short enough that the tests end soon.
+const SLOW: Duration = Duration::from_millis(1500);
+
+struct Members {
+    queues: Vec<Arc<dyn Queue>>,
+    _dirs: Vec<TempDir>,
+}
+
+impl Members {
+    fn new(count: usize) -> Self {
+        let dirs: Vec<_> = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
+        let open = |dir: &TempDir| Arc::new(EmbeddedQueue::open(dir.path(), LEASE).unwrap());
+        Self { queues: dirs.iter().map(|dir| open(dir) as Arc<dyn Queue>).collect(), _dirs: dirs }
+    }
+
+    /// Those at these places as one queue.
+    fn together(&self, places: &[usize], backup_delay: Duration) -> Arc<dyn Queue> {
+        let member = |place: &usize| (format!("m{place}"), Arc::clone(&self.queues[*place]));
+        Arc::new(ReplicatedQueue::new(places.iter().map(member).collect(), backup_delay))
+    }
+}
+
+/// A queue with tasks of target `slow` that holds what is claimed, one that does not with tasks of `quick`, and both as
+/// one.
+async fn slow_and_quick() -> (Members, Arc<WatchedQueue>, Arc<dyn Queue>) {
+    let members = Members::new(2);
+    members.queues[0].push(&tasks("slow", "s", 3), NOW).await.unwrap();
+    members.queues[1].push(&tasks("quick", "q", 3), NOW).await.unwrap();
+    let slow = Arc::new(WatchedQueue::new(Arc::clone(&members.queues[0])));
+    slow.holds_claims.send_replace(true);
+    let both: Vec<(String, Arc<dyn Queue>)> =
+        vec![("m0".into(), slow.clone()), ("m1".into(), Arc::clone(&members.queues[1]))];
+    (members, slow, Arc::new(ReplicatedQueue::new(both, NEVER)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_failed_while_its_push_was_being_finished_is_not_taken_back_with_its_backup() {
+    const LATER: Duration = Duration::from_millis(200);
+    let members = Members::new(2);
+    let (down, up) =
+        (WatchedQueue::new(members.queues[0].clone()), WatchedQueue::new(members.queues[1].clone()));
+    down.full.store(true, SeqCst);
+    *up.cancel_delay.lock() = LATER;
+    let both: Vec<(String, Arc<dyn Queue>)> =
+        vec![("m0".into(), Arc::new(down)), ("m1".into(), Arc::new(up))];
+    let queue = ReplicatedQueue::new(both, NEVER);
+    // Whichever of them has its turn first: one of these is first pushed to the other as a backup.
+    let pushed = tasks("4", "k", 2);
+    for task in &pushed {
+        queue.push(std::slice::from_ref(task), NOW).await.unwrap();
+    }
+    let queue: Arc<dyn Queue> = Arc::new(queue);
+    for claim in claim_all(&queue, 2).await {
+        queue.retry(&claim, Duration::from_secs(3600)).await.unwrap();
+    }
+    let until = Instant::now() + 3 * LATER;
+    while Instant::now() < until {
+        assert_eq!(stats(&queue).await.backlog(), 2);
+        tokio::time::sleep(LATER / 10).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_member_holds_nobody_up_and_its_claims_are_given_to_the_next() {
+    let (_members, slow, queue) = slow_and_quick().await;
+    assert_eq!(keys(&soon(queue.claim(&want(10), NEVER)).await.unwrap()), ["q0", "q1", "q2"]);
+    slow.holds_claims.send_replace(false);
+    let late = queue.claim(&want(10), SOON).await.unwrap();
+    assert_eq!(keys(&late), ["s0", "s1", "s2"]);
+    queue.ack(&late).await.unwrap();
+    counts(&queue, "slow", [0, 0, 0, 0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_claim_that_is_not_wanted_goes_back_untried() {
+    let (members, slow, queue) = slow_and_quick().await;
+    assert_eq!(queue.claim(&want(10), SOON).await.unwrap().len(), 3);
+    counts(&members.queues[0], "slow", [0, 0, 3, 0]).await;
+    slow.holds_claims.send_replace(false);
+    let except = Want { except: [id("slow")].into(), ..want(10) };
+    eventually("it goes back", SOON, || async {
+        assert_eq!(queue.claim(&except, NOW).await.unwrap(), []);
+        stats(&members.queues[0]).await.targets[&id("slow")].ready == 3
+    })
+    .await;
+    let claims = queue.claim(&want(10), SOON).await.unwrap();
+    assert!(claims.len() == 3 && claims.iter().all(|claim| claim.attempts == 0), "{claims:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_all_members_are_slow_tasks_come_all_the_same() {
+    let members = Members::new(2);
+    let member = |place: usize| {
+        let slow = WatchedQueue::new(Arc::clone(&members.queues[place]));
+        *slow.claim_delay.lock() = SLOW;
+        (format!("m{place}"), Arc::new(slow) as Arc<dyn Queue>)
+    };
+    let both = vec![member(0), member(1)];
+    let queue: Arc<dyn Queue> = Arc::new(ReplicatedQueue::new(both, NEVER));
+    for n in 0..4 {
+        queue.push(&tasks("4", &format!("k{n}-"), 5), NOW).await.unwrap();
+    }
+    let claims = claim_all(&queue, 20).await;
+    queue.ack(&claims).await.unwrap();
+    counts(&queue, "4", [0, 0, 0, 0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_task_stands_on_two_members_and_is_ready_on_one() {
+    let members = Members::new(3);
+    let queue = members.together(&[0, 1, 2], NEVER);
+    for n in 0..30 {
+        queue.push(&[task("4", &format!("k{n}"))], NOW).await.unwrap();
+    }
+    let mut totals = (0, 0);
+    eventually("all backups are made", SOON, || async {
+        stats(&queue).await.servers.iter().map(|server| server.entries).sum::<u64>() == 60
+    })
+    .await;
+    for member in &members.queues {
+        let target = stats(member).await.targets[&id("4")].clone();
+        assert_eq!(target.backlog(), 20);
+        totals = (totals.0 + target.ready, totals.1 + target.delayed);
+    }
+    assert_eq!(totals, (30, 30));
+    assert_eq!(stats(&queue).await.backlog(), 30);
+    assert_eq!(queue.list(&Filter::default(), 100).await.unwrap().len(), 30);
+    let claims = claim_all(&queue, 30).await;
+    queue.ack(&claims).await.unwrap();
+    eventually("all backups are taken back", SOON, || async { stats(&queue).await.backlog() == 0 }).await;
+}
+
+/// On one thread, so that both answers are there before either is looked at.
+#[tokio::test]
+async fn a_task_that_two_members_give_at_once_is_given_once() {
+    let members = Members::new(2);
+    let held = members.queues.iter().map(|member| {
+        let held = WatchedQueue::new(Arc::clone(member));
+        held.holds_claims.send_replace(true);
+        Arc::new(held)
+    });
+    let held: Vec<_> = held.collect();
+    let both =
+        held.iter().zip(["m0", "m1"]).map(|(held, name)| (name.into(), held.clone() as Arc<dyn Queue>));
+    let queue: Arc<dyn Queue> = Arc::new(ReplicatedQueue::new(both.collect(), NEVER));
+    let pushed = tasks("4", "k", 3);
+    for member in &members.queues {
+        member.push(&pushed, NOW).await.unwrap();
+    }
+    let asking = tokio::spawn({
+        let queue = Arc::clone(&queue);
+        async move { queue.claim(&want(6), SOON).await.unwrap() }
+    });
+    for member in &members.queues {
+        counts(member, "4", [0, 0, 3, 0]).await;
+    }
+    for held in &held {
+        held.holds_claims.send_replace(false);
+    }
+    let claims = asking.await.unwrap();
+    eventually("the other ones are put off", SOON, || async {
+        let delayed = async |member: &Arc<dyn Queue>| stats(member).await.targets[&id("4")].delayed;
+        delayed(&members.queues[0]).await + delayed(&members.queues[1]).await == 3
+    })
+    .await;
+    assert_eq!(keys(&claims), ["k0", "k1", "k2"]);
+    nothing_to_claim(&queue).await;
+    queue.ack(&claims).await.unwrap();
+    counts(&queue, "4", [0, 0, 0, 0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fewer_wanted_than_members_are_found_wherever_they_are() {
+    let members = Members::new(3);
+    let queue = members.together(&[0, 1, 2], NEVER);
+    for (place, member) in members.queues.iter().enumerate() {
+        member.push(&tasks("4", &format!("k{place}-"), 4), NOW).await.unwrap();
+    }
+    for _ in 0..12 {
+        let claims = queue.claim(&Want { max: 5, max_per_target: 1, ..want(5) }, NOW).await.unwrap();
+        assert_eq!(claims.len(), 1);
+    }
+    nothing_to_claim(&queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_on_two_members_is_one() {
+    let members = Members::new(2);
+    let queue = members.together(&[0, 1], NEVER);
+    let pushed = tasks("4", "k", 3);
+    for (place, some) in [(0, &pushed[..2]), (1, &pushed[1..])] {
+        let member = &members.queues[place];
+        member.push(some, NOW).await.unwrap();
+        for claim in claim_all(member, 2).await {
+            member.bury(&claim, "enough").await.unwrap();
+        }
+    }
+    assert_eq!(queue.dead(&Filter::default(), 100).await.unwrap().len(), 3);
+    assert_eq!(stats(&queue).await.dead(), 3);
+    let second = Filter { key: Some("k1".parse().unwrap()), ..Filter::default() };
+    assert_eq!(queue.discard(&second).await.unwrap(), 1);
+    assert_eq!(queue.redrive(&Filter::default()).await.unwrap(), 2);
+    assert_eq!(stats(&queue).await.dead(), 0);
+    assert_eq!(claim_all(&queue, 2).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_means_the_same_after_the_members_changed() {
+    let members = Members::new(3);
+    let before = members.together(&[0, 1], NEVER);
+    // All three give their entries the same numbers.
+    for (place, member) in members.queues.iter().enumerate() {
+        member.push(&[task("4", &format!("k{place}"))], NOW).await.unwrap();
+    }
+    let claims = claim_all(&before, 2).await;
+    let (gone, stays): (Vec<_>, Vec<_>) =
+        claims.into_iter().partition(|claim| claim.task.key.as_str() == "k0");
+    let after = members.together(&[1, 2], NEVER);
+    assert_eq!(keys(&[claim_one(&after).await]), ["k2"]);
+    // Work on a server that is no longer named ends: nothing of the others ends with it.
+    after.ack(&gone).await.unwrap();
+    after.renew(&gone).await.unwrap();
+    for place in [1, 2] {
+        counts(&members.queues[place], "4", [0, 0, 1, 0]).await;
+    }
+    // It fails: the task goes to one that is named.
+    after.retry(&gone[0], NOW).await.unwrap();
+    let again = claim_one(&after).await;
+    assert_eq!((again.task.key.as_str(), again.attempts), ("k0", 1));
+    after.ack(&[again]).await.unwrap();
+    after.ack(&stays).await.unwrap();
+    counts(&members.queues[1], "4", [0, 0, 0, 0]).await;
+    counts(&members.queues[2], "4", [0, 0, 1, 0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queue_follows_the_map() {
+    let (one, other) = (Redis::start(), Redis::start());
+    let folder = tempfile::tempdir().unwrap();
+    let (maps, map) = watch::channel(map_with(None));
+    let follow = FollowQueue::new(map, options(LEASE), Some(folder.path().to_owned()));
+    let queue: Arc<dyn Queue> = Arc::new(follow);
+    assert_eq!(queue.push(&[task("4", "k")], NOW).await, Err(QueueError::NotSet));
+    assert_eq!(queue.stats().await, Err(QueueError::NotSet));
+
+    maps.send_replace(map_with(Some(info(&[]))));
+    queue.push(&[task("4", "embedded")], NOW).await.unwrap();
+    assert_eq!(stats(&queue).await.servers[0].name, "embedded");
+
+    maps.send_replace(map_with(Some(info(&[&one]))));
+    nothing_to_claim(&queue).await;
+    queue.push(&tasks("4", "one", 2), NOW).await.unwrap();
+    let worked_on = claim_one(&queue).await;
+
+    // The server that stays named keeps its connection and its claims.
+    let connections = || {
+        let info = one.command("INFO stats");
+        let line = info.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let before = connections();
+    maps.send_replace(map_with(Some(info(&[&other, &one]))));
+    queue.ack(&[worked_on]).await.unwrap();
+    queue.push(&tasks("5", "both", 4), NOW).await.unwrap();
+    assert_eq!(claim_all(&queue, 5).await.len(), 5);
+    assert_eq!(connections(), before + 1, "the one that asks");
+    assert_eq!(stats(&queue).await.servers.len(), 2);
+
+    // Another key is another queue.
+    let elsewhere = QueueInfo { key: format!("{KEY}-2"), ..info(&[&one]) };
+    maps.send_replace(map_with(Some(elsewhere)));
+    assert_eq!(stats(&queue).await.backlog(), 0);
+
+    maps.send_replace(map_with(Some(info(&[]))));
+    assert_eq!(keys(&[claim_one(&queue).await]), ["embedded"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_map_without_servers_needs_a_directory() {
+    let Err(QueueError::Failed(text)) = backpack::queue::connect(&info(&[]), &options(LEASE), None).map(drop)
+    else {
+        panic!()
+    };
+    assert!(text.contains("set-queue"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_through_is_counted() {
+    telemetry::metrics::install();
+    let members = Members::new(1);
+    let queue: Arc<dyn Queue> = Arc::new(MeteredQueue::new(Arc::clone(&members.queues[0])));
+    queue.push(&tasks("4", "k", 4), NOW).await.unwrap();
+    let claims = claim_all(&queue, 4).await;
+    queue.ack(&claims[..1]).await.unwrap();
+    queue.retry(&claims[1], MOMENT).await.unwrap();
+    queue.release(&claims[2], MOMENT).await.unwrap();
+    queue.bury(&claims[3], "enough").await.unwrap();
+    let text = telemetry::metrics::render();
+    for line in [
+        "backpack_queue_pushed_total 4",
+        "backpack_queue_claimed_total 4",
+        "backpack_queue_acked_total 1",
+        "backpack_queue_retried_total 1",
+        "backpack_queue_released_total 1",
+        "backpack_queue_buried_total 1",
+        "backpack_queue_push_seconds_count 1",
+    ] {
+        assert!(text.contains(line), "{line} in\n{text}");
+    }
+}
