@@ -30,7 +30,7 @@ impl AddServer {
     /// Does it.
     pub async fn run(&self) -> anyhow::Result<Report> {
         let context = Context::connect(&self.cluster).await?;
-        let server = Server { id: self.id.clone(), host: self.url.host.clone(), port: self.url.port };
+        let server = self.url.server(&self.id);
         let before = context.map().await?.servers.get(&self.id).cloned();
         let outcome = edit::add_server(&*context.store, &server).await?;
         Ok(report(&self.url, &server, before.as_deref(), outcome))

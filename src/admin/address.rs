@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::model::QueueServer;
+use crate::model::{QueueServer, Server, ServerId};
 
 /// The port of a server's URL that names none.
 const HTTP_PORT: u16 = 80;
@@ -28,6 +28,13 @@ pub struct ServerUrl {
     pub host: String,
     /// TCP port.
     pub port: u16,
+}
+
+impl ServerUrl {
+    /// The server of that id that listens there.
+    pub fn server(&self, id: &ServerId) -> Server {
+        Server { id: id.clone(), host: self.host.clone(), port: self.port }
+    }
 }
 
 impl FromStr for ServerUrl {

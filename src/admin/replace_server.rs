@@ -55,7 +55,7 @@ impl ReplaceServer {
         let Some(old) = map.servers.get(&self.id) else {
             bail!("unknown server {}: status lists those of the map", self.id)
         };
-        let new = Server { id: self.id.clone(), host: self.url.host.clone(), port: self.url.port };
+        let new = self.url.server(&self.id);
         let mover = Mover::new(&context, &self.fill);
         if !joins(&map, &new) {
             // At the old address there may be an empty machine that is filled partly already.

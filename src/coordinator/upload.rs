@@ -227,7 +227,7 @@ impl Coordinator {
         tried: &HashSet<ShardId>,
     ) -> Result<Arc<Shard>, NoShard> {
         let used = |shard: &Shard| self.usage.used(shard);
-        let enough = |shard: &Shard| self.answering(map, shard, level) >= level.copies(shard.servers.len());
+        let enough = |shard: &Shard| self.has_enough(map, shard, level);
         let one = |shard: &Shard| self.answering(map, shard, level) > 0;
         let any = |shard: &Shard| takers(map, shard, level).next().is_some();
         let random = fastrand::f64();
@@ -250,8 +250,13 @@ impl Coordinator {
         tried: &HashSet<ShardId>,
     ) -> bool {
         let used = |shard: &Shard| self.usage.used(shard);
-        let enough = |shard: &Shard| self.answering(map, shard, level) >= level.copies(shard.servers.len());
+        let enough = |shard: &Shard| self.has_enough(map, shard, level);
         placement::choose_shard(map, pool, need, tried, used, enough, 0.0).is_ok()
+    }
+
+    /// Whether as many servers of a shard answer as an upload of that level needs.
+    fn has_enough(&self, map: &ClusterMap, shard: &Shard, level: WriteLevel) -> bool {
+        self.answering(map, shard, level) >= level.copies(shard.servers.len())
     }
 
     /// How many servers of a shard take an upload of that level, as far as is known.
