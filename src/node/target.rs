@@ -164,11 +164,15 @@ impl DamagedQuery {
 
 /// Reads `before=1700000000000`.
 fn settle(query: &str) -> Result<Target, Refusal> {
-    let before =
-        parameters(query).filter(|(name, _)| *name == "before").filter_map(|(_, value)| value.parse().ok());
-    let before_ms =
-        before.last().ok_or(Refusal::Query("before must be given, milliseconds since 1970".to_owned()))?;
-    Ok(Target::Settle { before_ms })
+    let mut before_ms = None;
+    for (name, value) in parameters(query) {
+        match name {
+            "before" => before_ms = value.parse().ok(),
+            _ => return Err(unknown(name, "before")),
+        }
+    }
+    let missing = || Refusal::Query("before must be given, milliseconds since 1970".to_owned());
+    Ok(Target::Settle { before_ms: before_ms.ok_or_else(missing)? })
 }
 
 /// Names and values, as they were sent.
@@ -178,7 +182,7 @@ fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 fn unknown(name: &str, known: &str) -> Refusal {
-    Refusal::Query(format!("unknown parameter {name:?}: {known} are known"))
+    Refusal::Query(format!("unknown parameter {name:?} (known: {known})"))
 }
 
 fn limit(text: &str) -> Result<usize, Refusal> {
@@ -275,8 +279,10 @@ mod tests {
     #[test]
     fn deletes_that_are_settled() {
         assert_eq!(read("/-/deletes/settle?before=12").unwrap(), Target::Settle { before_ms: 12 });
-        for bad in ["/-/deletes/settle", "/-/deletes/settle?before=", "/-/deletes/settle?before=x"] {
-            assert!(matches!(read(bad), Err(Refusal::Query(_))), "{bad}");
+        for bad in ["", "?before=", "?before=x", "?before=12&befor=13"]
+            .map(|query| format!("/-/deletes/settle{query}"))
+        {
+            assert!(matches!(read(&bad), Err(Refusal::Query(_))), "{bad}");
         }
     }
 
