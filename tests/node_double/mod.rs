@@ -13,7 +13,7 @@ use backpack::{
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use crate::support::wait::START_WITHIN;
+use crate::support::{port::free_port, wait::START_WITHIN};
 use memory::Memory;
 
 /// Longer than whatever a test leaves in flight.
@@ -43,7 +43,8 @@ impl TestNode {
 
     /// The same, where requests in flight get this time to finish when it is stopped.
     pub async fn start_draining(limits: Limits, live: Option<Live>, drain: Duration) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        // No other test's: metrics are told apart by it.
+        let listener = TcpListener::bind(("127.0.0.1", free_port())).await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let storage = Arc::new(Memory::default());
         let shutdown = Shutdown::new(drain);

@@ -7,7 +7,7 @@
 //! - [`original_node`]: a storage server that behaves as the original's node does, with faults on demand
 //! - [`queue`]: a queue that is watched, and fails on demand
 //! - [`http`]: a client that sends what it is told to, byte for byte
-//! - [`port`]: ports that no other test has; [`small_disk`]: a disk that is soon full
+//! - [`alone`]: a process for one test; [`port`]: ports that no other test has; [`small_disk`]: a disk that is soon full
 //! - [`cluster`]: all of it as one cluster, of [`shard_server`]s and our own programs, set up by [`admin`], read through
 //!   [`front`]
 //!
@@ -17,6 +17,7 @@
 #![allow(dead_code, reason = "each test crate compiles this module and uses its own part of it")]
 
 pub mod admin;
+pub mod alone;
 pub mod cluster;
 pub mod daemon;
 pub mod front;

@@ -7,8 +7,10 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener},
     },
-    sync::Mutex,
+    sync::{LazyLock, Mutex},
 };
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Below the range from which the kernel takes the ports of outgoing connections (32768 and up), so that a port stays
 /// free while its server is restarted.
@@ -18,7 +20,14 @@ const PORTS: Range<u16> = 20_000..32_000;
 /// or in another, never get the same one. A lock is an abstract socket: it leaves no file behind.
 static TAKEN: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
 
-/// A port on 127.0.0.1 that nobody listens on and no other running test has been given.
+/// Each lock is an open file, and a program of many hundred tests has thousands of them.
+static ROOM_FOR_LOCKS: LazyLock<()> = LazyLock::new(|| {
+    let limit = getrlimit(Resource::Nofile);
+    // Where the system says no, it is as before.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+});
+
+/// A port on 127.0.0.1 that nobody listens on and that no test was given before, in this process, or in another one that runs.
 pub fn free_port() -> u16 {
     free_ports(&[0])
 }
@@ -27,6 +36,7 @@ pub fn free_port() -> u16 {
 pub fn free_ports(distances: &[u16]) -> u16 {
     let farthest = distances.iter().max().expect("at least one port is wanted");
     let bases = PORTS.start..PORTS.end - farthest;
+    LazyLock::force(&ROOM_FOR_LOCKS);
     for _ in 0..PORTS.len() {
         let base = fastrand::u16(bases.clone());
         let locks: Option<Vec<UnixListener>> =

@@ -9,17 +9,18 @@ use std::{
     },
 };
 
-use crate::client_cases::{
-    feed, head, id, key, pattern,
-    raw::{Connection, RawServer},
-    server, servers, upload,
-};
 use backpack::{
     client::{Answered, Presence, PutBody, ServerError, Servers},
     model::{Server, Version},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
+
+use crate::client_cases::{
+    feed, head, id, key, pattern,
+    raw::{Connection, RawServer},
+    server, servers, upload,
+};
 
 /// A server that closes connections which it seemed to keep.
 struct Closing {

@@ -2,17 +2,20 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::client_cases::{
-    copy, feed, fetch, head, id, key, pattern, raw::RawServer, server, server_at, servers, upload,
-};
-use crate::node_double::TestNode;
-use crate::support::{nginx::Nginx, original_node::OriginalNode};
 use backpack::{
     client::{Copied, CopyError, Presence, ServerError, Servers},
     model::{Checksum, Meta, Server, Version},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
+
+use crate::{
+    client_cases::{
+        copy, feed, fetch, head, id, key, pattern, raw::RawServer, server, server_at, servers, upload,
+    },
+    node_double::TestNode,
+    support::{nginx::Nginx, original_node::OriginalNode},
+};
 
 fn version(number: u128) -> Version {
     Version::from_parts(1_000, number)

@@ -9,16 +9,19 @@ use std::{
     time::Duration,
 };
 
-use crate::client_cases::{
-    SHORT, SOON, TIMEOUTS, copy, fetch, id, key, pattern,
-    raw::{Connection, RawServer},
-    server, server_at, servers, soon,
-};
-use crate::node_double::TestNode;
-use crate::support::wait::eventually;
 use backpack::{
     client::{Copied, CopyError, CopyPlan, Pace, Presence, ServerError, Servers, Timeouts},
     model::{Checksum, Version},
+};
+
+use crate::{
+    client_cases::{
+        SHORT, SOON, TIMEOUTS, copy, fetch, id, key, pattern,
+        raw::{Connection, RawServer},
+        server, server_at, servers, soon,
+    },
+    node_double::TestNode,
+    support::wait::eventually,
 };
 
 /// A time-out that is waited for where others must not reach it.

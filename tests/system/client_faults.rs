@@ -6,11 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::client_cases::{
-    SHORT, SOON, TIMEOUTS, head, id, key, pattern,
-    raw::{Connection, RawServer},
-    server, servers, soon, upload,
-};
 use backpack::{
     client::{Answered, Presence, PutBody, ServerError, Servers, Timeouts},
     model::{Server, Version},
@@ -18,6 +13,12 @@ use backpack::{
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use tokio::sync::Notify;
+
+use crate::client_cases::{
+    SHORT, SOON, TIMEOUTS, head, id, key, pattern,
+    raw::{Connection, RawServer},
+    server, servers, soon, upload,
+};
 
 const BIG: usize = 16 << 20;
 

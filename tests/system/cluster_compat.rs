@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde_json::Value;
+
 use crate::support::{
     cluster::{Cluster, ClusterBuilder, QUEUE_KEY, ROOT},
     http::Request,
@@ -10,7 +12,6 @@ use crate::support::{
     wait::wait_until,
     znodes::Znodes,
 };
-use serde_json::Value;
 
 /// For one change to be noticed.
 const SOON: Duration = Duration::from_secs(60);

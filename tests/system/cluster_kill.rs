@@ -6,12 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::cluster_load::{Answer, UPLOADS, cluster};
-use crate::support::{
-    cluster::{ClusterBuilder, ROOT, stats},
-    http::Request,
-    shard_server::{Kind, ShardServer},
-    wait::wait_until,
+use crate::{
+    cluster_load::{Answer, UPLOADS, cluster},
+    support::{
+        cluster::{ClusterBuilder, ROOT, stats},
+        http::Request,
+        shard_server::{Kind, ShardServer},
+        wait::wait_until,
+    },
 };
 
 /// For one answer.

@@ -2,11 +2,13 @@
 //! `cluster_kill.rs`, nothing that was acknowledged is lost. A part that hangs goes on only after more uploads have ended
 //! than there are clients: none of them waits for it.
 
-use crate::cluster_load::{UPLOADS, cluster};
-use crate::support::{
-    cluster::{Cluster, stats},
-    daemon::Daemon,
-    wait::{START_WITHIN, wait_until},
+use crate::{
+    cluster_load::{UPLOADS, cluster},
+    support::{
+        cluster::{Cluster, stats},
+        daemon::Daemon,
+        wait::{START_WITHIN, wait_until},
+    },
 };
 
 fn node(cluster: &Cluster, number: usize) -> &Daemon {

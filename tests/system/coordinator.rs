@@ -3,13 +3,16 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use crate::coordinator_support::{Cluster, Member};
-use crate::support::{
-    http::{Reply, Request, exchange},
-    original_node::Fault,
-    wait::eventually,
-};
 use backpack::{daemon::unix_ms, model::Version};
+
+use crate::{
+    coordinator_support::{Cluster, Member},
+    support::{
+        http::{Reply, Request, exchange},
+        original_node::Fault,
+        wait::eventually,
+    },
+};
 
 const WITHIN: Duration = Duration::from_secs(60);
 

@@ -6,12 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::coordinator_support::{Cluster, Member};
-use crate::support::{http::Request, wait::eventually, zookeeper::ZooKeeper};
 use backpack::{
     cluster::{self, Edit, MapStore, StoreError, StoreOptions, edit},
     daemon::install_tls_provider,
     telemetry,
+};
+
+use crate::{
+    coordinator_support::{Cluster, Member},
+    support::{alone::is_alone, http::Request, wait::eventually, zookeeper::ZooKeeper},
 };
 
 /// Short enough for an outage to be longer, long enough for a slow machine to keep it.
@@ -150,6 +153,9 @@ async fn uploads_go_on_without_zookeeper_and_are_counted_once_it_is_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rubbish_in_the_map_is_counted_and_ends_nothing() {
+    if !is_alone("coordinator_zookeeper::rubbish_in_the_map_is_counted_and_ends_nothing") {
+        return;
+    }
     let mut rig = Rig::start().await;
     rig.upload(5).await;
     for (path, rubbish) in [

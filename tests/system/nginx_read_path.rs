@@ -3,16 +3,17 @@
 
 use std::sync::Arc;
 
+use backpack::{
+    admin::nginx_config::{Options, render},
+    model::{ClusterMap, PoolName, Server, ServerId, Shard, ShardId},
+};
+
 use crate::support::{
     http::{Reply, Request, exchange},
     nginx::{Nginx, check_config},
     original_node::{Fault, OriginalNode},
     port::free_port,
     wait::{START_WITHIN, wait_until},
-};
-use backpack::{
-    admin::nginx_config::{Options, render},
-    model::{ClusterMap, PoolName, Server, ServerId, Shard, ShardId},
 };
 
 /// More requests than a shard has servers, so that each of them is asked first at some time.

@@ -6,16 +6,20 @@ use std::{
     time::Duration,
 };
 
-use crate::node_double::TestNode;
-use crate::support::{
-    http::{Reply, Request, exchange},
-    wait::{START_WITHIN, eventually},
-};
 use backpack::{
     client::{PutHead, ServerError, Servers},
     http::{Body, RequestId},
     model::{Meta, Server},
     node::Limits,
+};
+
+use crate::{
+    node_double::TestNode,
+    support::{
+        alone::is_alone,
+        http::{Reply, Request, exchange},
+        wait::{START_WITHIN, eventually},
+    },
 };
 
 const LIMIT: u64 = 100_000;
@@ -51,6 +55,9 @@ fn counted() -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_is_refused_counted_and_changes_nothing() {
+    if !is_alone("node_bad_input::bad_input_is_refused_counted_and_changes_nothing") {
+        return;
+    }
     let node = TestNode::start_with(limits(), None).await;
     let long_key = format!("PUT /{}", "k".repeat(1025));
     let long_target = format!("PUT /{}", "k".repeat(20_000));

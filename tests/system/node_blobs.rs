@@ -2,16 +2,19 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::node_double::TestNode;
-use crate::support::{
-    http::{Reply, Request, exchange},
-    wait::{START_WITHIN, eventually},
-};
 use backpack::{
     daemon::unix_ms,
     model::{Checksum, Version},
 };
 use serde_json::Value;
+
+use crate::{
+    node_double::TestNode,
+    support::{
+        http::{Reply, Request, exchange},
+        wait::{START_WITHIN, eventually},
+    },
+};
 
 const VERSION: &str = "X-Backpack-Version";
 const CLOCK: &str = "X-Backpack-Clock";

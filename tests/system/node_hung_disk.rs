@@ -3,13 +3,16 @@
 
 use std::time::Duration;
 
-use crate::node_double::TestNode;
-use crate::support::{
-    http::{Reply, Request},
-    wait::eventually,
-};
 use backpack::node::Limits;
 use futures_util::future::join_all;
+
+use crate::{
+    node_double::TestNode,
+    support::{
+        http::{Reply, Request},
+        wait::eventually,
+    },
+};
 
 const WITHIN: Duration = Duration::from_secs(60);
 

@@ -7,14 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::node_double::TestNode;
-use crate::support::{
-    http::Request,
-    wait::{START_WITHIN, eventually},
-};
 use backpack::{
     cluster::{self, Edit, MapStore, StoreOptions},
     node::{Limits, Live},
+};
+
+use crate::{
+    node_double::TestNode,
+    support::{
+        http::Request,
+        wait::{START_WITHIN, eventually},
+    },
 };
 
 async fn map_store(dir: &std::path::Path) -> Arc<dyn MapStore> {

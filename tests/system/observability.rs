@@ -9,14 +9,6 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{
-    daemon::Daemon,
-    http::Request,
-    port::free_port,
-    redis::Redis,
-    wait::{eventually, wait_for},
-    zookeeper::ZooKeeper,
-};
 use backpack::{
     cluster::{
         self, MapStore, StoreOptions,
@@ -24,6 +16,15 @@ use backpack::{
     },
     daemon::{install_tls_provider, unix_ms},
     model::{QueueInfo, QueueServer, Server, Version},
+};
+
+use crate::support::{
+    daemon::Daemon,
+    http::Request,
+    port::free_port,
+    redis::Redis,
+    wait::{eventually, wait_for},
+    zookeeper::ZooKeeper,
 };
 
 /// For whatever happens soon, on a machine that does other things too.

@@ -10,6 +10,9 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
+use tempfile::TempDir;
+
 use crate::support::{
     admin::PROGRAM,
     cluster::{Cluster, ClusterBuilder},
@@ -17,8 +20,6 @@ use crate::support::{
     shard_server::Kind,
     wait::wait_until,
 };
-use serde_json::Value;
-use tempfile::TempDir;
 
 /// Where every Debian has thousands of small files of many kinds.
 const SOURCES: [&str; 3] = ["/usr/share/doc", "/usr/share/perl", "/usr/share/zoneinfo"];

@@ -8,13 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::put_double::{Coordinator, Fault, PutCli, parse};
 use backpack::{
     admin::put::{self, Entry},
     daemon::Shutdown,
 };
 use clap::Parser;
 use tempfile::TempDir;
+
+use crate::put_double::{Coordinator, Fault, PutCli, parse};
 
 fn folder(files: &[(&str, &[u8])]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();

@@ -8,10 +8,11 @@ use std::{
     time::Duration,
 };
 
+use backpack::queue::{EmbeddedQueue, Queue};
+
 use crate::queue_cases::{
     MOMENT, NOW, claim_all, claim_one, counts, id, nothing_to_claim, task, tasks, want,
 };
-use backpack::queue::{EmbeddedQueue, Queue};
 
 /// Where the second process finds the queue; set, it makes the test below do its work.
 const CHILD_DIR: &str = "BACKPACK_TEST_QUEUE_DIR";

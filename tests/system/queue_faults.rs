@@ -9,21 +9,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::queue_cases::{
-    LEASE, MOMENT, NEVER, NOW, SOON,
-    backend::{KEY, durable_redis, info, options, server},
-    claim_all, claim_one, counts, id, keys, nothing_to_claim, soon, stats, task, tasks, want,
-};
-use crate::support::{
-    redis::{Redis, RedisOptions},
-    tls::Certificates,
-    wait::eventually,
-};
 use backpack::{
     model::{QueueInfo, QueueServer, Task},
     queue::{Filter, Queue, QueueError, QueueOptions, RedisQueue, connect},
 };
 use futures_util::future::join_all;
+
+use crate::{
+    queue_cases::{
+        LEASE, MOMENT, NEVER, NOW, SOON,
+        backend::{KEY, durable_redis, info, options, server},
+        claim_all, claim_one, counts, id, keys, nothing_to_claim, soon, stats, task, tasks, want,
+    },
+    support::{
+        redis::{Redis, RedisOptions},
+        tls::Certificates,
+        wait::eventually,
+    },
+};
 
 fn one(redis: &Redis) -> Arc<dyn Queue> {
     Arc::new(RedisQueue::new(KEY, &server(redis), &options(LEASE)).unwrap())

@@ -5,12 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::queue_cases::{
-    LEASE, MOMENT, NEVER, NOW, SOON,
-    backend::{KEY, info, map_with, options},
-    claim_all, claim_one, counts, id, keys, nothing_to_claim, soon, stats, task, tasks, want,
-};
-use crate::support::{queue::WatchedQueue, redis::Redis, wait::eventually};
 use backpack::{
     model::QueueInfo,
     queue::{EmbeddedQueue, Filter, FollowQueue, MeteredQueue, Queue, QueueError, ReplicatedQueue, Want},
@@ -18,6 +12,15 @@ use backpack::{
 };
 use tempfile::TempDir;
 use tokio::sync::watch;
+
+use crate::{
+    queue_cases::{
+        LEASE, MOMENT, NEVER, NOW, SOON,
+        backend::{KEY, info, map_with, options},
+        claim_all, claim_one, counts, id, keys, nothing_to_claim, soon, stats, task, tasks, want,
+    },
+    support::{alone::is_alone, queue::WatchedQueue, redis::Redis, wait::eventually},
+};
 
 /// Longer than the others are waited for, short enough that the tests end soon.
 const SLOW: Duration = Duration::from_millis(1500);
@@ -307,6 +310,9 @@ async fn a_map_without_servers_needs_a_directory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_goes_through_is_counted() {
+    if !is_alone("queue_replicated::what_goes_through_is_counted") {
+        return;
+    }
     telemetry::metrics::install();
     let members = Members::new(1);
     let queue: Arc<dyn Queue> = Arc::new(MeteredQueue::new(Arc::clone(&members.queues[0])));

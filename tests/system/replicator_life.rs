@@ -5,11 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::replicator_rig::{Rig, SHORT_LEASE, SOON, config, copy, count};
-use crate::support::{original_node::Fault, wait::eventually};
 use backpack::{
     queue::{Filter, Queue},
     replicator::Config,
+};
+
+use crate::{
+    replicator_rig::{Rig, SHORT_LEASE, SOON, config, copy, count},
+    support::{original_node::Fault, wait::eventually},
 };
 
 #[tokio::test(flavor = "multi_thread")]

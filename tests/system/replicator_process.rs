@@ -5,22 +5,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::node_double::TestNode;
-use crate::replicator_rig::{SHORT_LEASE as LEASE, SOON, copy, count};
-use crate::support::{
-    daemon::Daemon,
-    http::Request,
-    original_node::{Fault, OriginalNode},
-    port::free_port,
-    redis::Redis,
-    wait::eventually,
-    zookeeper::ZooKeeper,
-};
 use backpack::{
     cluster::{self, MapStore, StoreOptions, edit},
     daemon::install_tls_provider,
     model::{Checksum, QueueInfo, QueueServer, Server},
     queue::{Filter, Queue, QueueOptions},
+};
+
+use crate::{
+    node_double::TestNode,
+    replicator_rig::{SHORT_LEASE as LEASE, SOON, copy, count},
+    support::{
+        daemon::Daemon,
+        http::Request,
+        original_node::{Fault, OriginalNode},
+        port::free_port,
+        redis::Redis,
+        wait::eventually,
+        zookeeper::ZooKeeper,
+    },
 };
 
 /// ZooKeeper with a map, Redis servers with the queue.

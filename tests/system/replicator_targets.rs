@@ -2,13 +2,16 @@
 
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
-use crate::node_double::TestNode;
-use crate::replicator_rig::{Rig, SOON, config, copy, count};
-use crate::support::{
-    original_node::{Fault, OriginalNode},
-    wait::eventually,
-};
 use backpack::{model::Task, replicator::Config};
+
+use crate::{
+    node_double::TestNode,
+    replicator_rig::{Rig, SOON, config, copy, count},
+    support::{
+        original_node::{Fault, OriginalNode},
+        wait::eventually,
+    },
+};
 
 /// Tasks of each target.
 const EACH: usize = 60;

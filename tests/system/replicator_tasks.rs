@@ -2,18 +2,21 @@
 
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
-use crate::node_double::TestNode;
-use crate::replicator_rig::{Rig, SOON, config, copy, count, delete, version};
-use crate::support::{
-    http::{Reply, Request},
-    nginx::Nginx,
-    original_node::{Fault, OriginalNode},
-    wait::eventually,
-};
 use backpack::{
     model::{Task, Version},
     queue::{Filter, Queue},
     replicator::Config,
+};
+
+use crate::{
+    node_double::TestNode,
+    replicator_rig::{Rig, SOON, config, copy, count, delete, version},
+    support::{
+        http::{Reply, Request},
+        nginx::Nginx,
+        original_node::{Fault, OriginalNode},
+        wait::eventually,
+    },
 };
 
 async fn put(node: &TestNode, key: &str, version: Version, bytes: &[u8]) {

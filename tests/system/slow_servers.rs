@@ -6,16 +6,19 @@ use std::{
     time::Duration,
 };
 
-use crate::coordinator_support::{Cluster, Member, NO_TIMEOUTS, Settings};
-use crate::support::{
-    daemon::Daemon,
-    http::{Reply, Request},
-    original_node::{Fault, OriginalNode},
-    port::free_port,
-    wait::eventually,
-};
 use backpack::client::Timeouts;
 use futures_util::future::join_all;
+
+use crate::{
+    coordinator_support::{Cluster, Member, NO_TIMEOUTS, Settings},
+    support::{
+        daemon::Daemon,
+        http::{Reply, Request},
+        original_node::{Fault, OriginalNode},
+        port::free_port,
+        wait::eventually,
+    },
+};
 
 const WITHIN: Duration = Duration::from_secs(120);
 

@@ -11,6 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use backpack::{
+    model::{Meta, Version},
+    storage::{Engine, Found, NewBlob, OpenError, Options, Storage, StorageError, SyncMode},
+};
+use bytes::Bytes;
+
 use crate::support::{
     daemon::Daemon,
     http::{Reply, Request},
@@ -18,11 +24,6 @@ use crate::support::{
     small_disk::SmallDisk,
     wait::{START_WITHIN, eventually, wait_until},
 };
-use backpack::{
-    model::{Meta, Version},
-    storage::{Engine, Found, NewBlob, OpenError, Options, Storage, StorageError, SyncMode},
-};
-use bytes::Bytes;
 
 const WITHIN: Duration = Duration::from_secs(300);
 const BODY: usize = 8_000;

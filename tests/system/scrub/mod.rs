@@ -7,9 +7,6 @@ use std::{
     sync::{Arc, atomic::Ordering::SeqCst},
 };
 
-use crate::node_double::TestNode;
-use crate::replicator_rig::SOON;
-use crate::support::{http::Request, nginx::Nginx, wait::eventually};
 use backpack::{
     client::Servers,
     cluster::edit,
@@ -19,6 +16,12 @@ use backpack::{
 };
 use proptest::prelude::*;
 use rig::{Rig, version};
+
+use crate::{
+    node_double::TestNode,
+    replicator_rig::SOON,
+    support::{http::Request, nginx::Nginx, wait::eventually},
+};
 
 type Queued = (Operation, String, Version, String);
 
