@@ -1,13 +1,16 @@
 //! The cluster of a plan: the real roles, each on a host of its own, on disks, a queue and a map store of memory.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use backpack::{
     client::Servers,
     cluster::{MapStore, View},
     coordinator,
     daemon::{Shutdown, VersionClock},
-    model::{Key, Version},
+    model::{Key, Stage, Version},
     node, replicator,
     storage::{Found, Storage},
     telemetry::health::Readiness,
@@ -47,6 +50,9 @@ pub struct Cluster {
     pub queue: Arc<MemoryQueue>,
     pub mood: Arc<Mutex<Mood>>,
     pub trace: Trace,
+    /// Of each node, whether a hasty one stands in its place.
+    pub hasty: Vec<Arc<AtomicBool>>,
+    on_its_way: Option<usize>,
     store: Arc<MemoryMap>,
 }
 
@@ -70,14 +76,12 @@ impl Held {
 impl Cluster {
     /// Starts every host of the plan.
     pub fn start(plan: &Plan, sim: &mut Sim<'_>, trace: Trace) -> Self {
-        let mut shards = Vec::new();
-        for servers in &plan.shards {
-            let first = shards.last().map_or(0, |before: &std::ops::Range<usize>| before.end);
-            shards.push(first..first + servers);
-        }
-        let disks: Vec<_> = (0..plan.shards.iter().sum()).map(|_| Arc::new(Memory::default())).collect();
+        let shards = plan.members();
+        let disks: Vec<_> = (0..plan.servers()).map(|_| Arc::new(Memory::default())).collect();
         let cluster = Self {
-            store: Arc::new(MemoryMap::holding(documents(&shards))),
+            store: Arc::new(MemoryMap::holding(documents(&shards, plan.on_its_way))),
+            hasty: disks.iter().map(|_| Arc::default()).collect(),
+            on_its_way: plan.on_its_way.map(|(number, _)| number),
             disks,
             shards,
             queue: Arc::new(MemoryQueue::new(Duration::from_secs(LEASE_SECONDS))),
@@ -97,12 +101,12 @@ impl Cluster {
     }
 
     fn start_node(&self, sim: &mut Sim<'_>, number: usize) {
-        let disk = self.disks[number].clone();
+        let (disk, hasty) = (self.disks[number].clone(), self.hasty[number].clone());
         sim.host(format!("node-{}", number + 1), move || {
-            let storage: Arc<dyn Storage> = disk.clone();
+            let (storage, hasty): (Arc<dyn Storage>, _) = (disk.clone(), hasty.clone());
             async move {
                 let deps = node::Deps { storage, limits: node::Limits::default(), live: None };
-                Ok(node::serve(Port::listen().await?, deps, Shutdown::default()).await?)
+                Ok(node::serve(Port::listen_unless(hasty).await?, deps, Shutdown::default()).await?)
             }
         });
     }
@@ -159,6 +163,11 @@ impl Cluster {
         }
     }
 
+    /// Whether that server of a shard is on its way into it or out of it.
+    pub fn is_on_its_way(&self, shard: usize, place: usize) -> bool {
+        self.on_its_way == Some(self.shards[shard].start + place)
+    }
+
     /// What each server of a shard holds under a key, in the order of the shard.
     pub fn held(&self, shard: usize, key: &str) -> Vec<Held> {
         let key: Key = key.parse().unwrap();
@@ -180,7 +189,10 @@ fn held(disk: &Memory, key: &Key) -> Held {
 }
 
 /// What `coordinator-init`, `add-server`, `add-shard` and `enable-shard` would have written.
-fn documents(shards: &[std::ops::Range<usize>]) -> Vec<(String, serde_json::Value)> {
+fn documents(
+    shards: &[std::ops::Range<usize>],
+    on_its_way: Option<(usize, Stage)>,
+) -> Vec<(String, serde_json::Value)> {
     let servers: Vec<usize> = shards.iter().cloned().flatten().collect();
     let server = |number: &usize| {
         let id = number + 1;
@@ -188,7 +200,11 @@ fn documents(shards: &[std::ops::Range<usize>]) -> Vec<(String, serde_json::Valu
     };
     let shard = |(number, servers): (usize, &std::ops::Range<usize>)| {
         let nodes: Vec<_> = servers.clone().map(|number| (number + 1).to_string()).collect();
-        ((number + 1).to_string(), json!({ "nodes": nodes }))
+        let mut shard = json!({ "nodes": nodes });
+        if let Some((server, stage)) = on_its_way.filter(|(server, _)| servers.contains(server)) {
+            shard["stages"] = json!({ (server + 1).to_string(): stage });
+        }
+        ((number + 1).to_string(), shard)
     };
     let map = |entries: serde_json::Map<_, _>| serde_json::Value::Object(entries);
     let mut documents = vec![

@@ -1,15 +1,16 @@
 //! Coordinator, node, replicator and client as they are, on a simulated network with simulated time: each seed is another
 //! small cluster, another short history and other faults, and the same seed is the same to the last message.
 //!
-//! - `plan`: what a seed means; `run`: its simulation; `check`: what must be true afterwards
+//! - `plan`: what a seed means, with `twists` for some; `run`: its simulation; `check`: what must be true afterwards
 //! - `cluster`: the roles on their hosts; `users`: who asks them
-//! - `network`, `map`, `queue`, `moody`: what stands under the roles; their disks are those of `node_double`
+//! - `network`, `map`, `queue`, `moody`: what stands under the roles, `hasty`: in the place of one; their disks are those of `node_double`
 //! - `machine`: time and chance; `trace`: what happened; `seeds`: many of them; `process`: each in one of its own
 //!
 //! `make simulate SEED=7 SEEDS=1` shows what seed 7 is about.
 
 mod check;
 mod cluster;
+mod hasty;
 mod machine;
 mod map;
 #[path = "../node_double/memory.rs"]
@@ -23,6 +24,7 @@ mod queue;
 mod run;
 mod seeds;
 mod trace;
+mod twists;
 mod users;
 
 use std::time::{Duration, Instant};

@@ -4,6 +4,10 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,6 +19,8 @@ use backpack::{
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::{TcpListener, TcpStream};
+
+use super::hasty;
 
 /// Every server listens there, on a host of its own.
 pub const PORT: u16 = 80;
@@ -29,11 +35,20 @@ pub fn timeouts() -> Timeouts {
 }
 
 /// Where the host it is made on listens.
-pub struct Port(TcpListener);
+pub struct Port {
+    listener: TcpListener,
+    hasty: Arc<AtomicBool>,
+}
 
 impl Port {
     pub async fn listen() -> io::Result<Self> {
-        Ok(Self(TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?))
+        Self::listen_unless(Arc::default()).await
+    }
+
+    /// Connections are not for this server as long as that is so.
+    pub async fn listen_unless(hasty: Arc<AtomicBool>) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
+        Ok(Self { listener, hasty })
     }
 }
 
@@ -41,11 +56,17 @@ impl Listener for Port {
     type Connection = Accepted;
 
     async fn accept(&self) -> io::Result<Accepted> {
-        Ok(Accepted(self.0.accept().await?.0))
+        loop {
+            let (stream, _) = self.listener.accept().await?;
+            if !self.hasty.load(SeqCst) {
+                return Ok(Accepted(stream));
+            }
+            tokio::spawn(hasty::answer(stream));
+        }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.listener.local_addr()
     }
 }
 

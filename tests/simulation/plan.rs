@@ -1,9 +1,11 @@
 //! What a seed means: a small cluster, what its users do and what goes wrong meanwhile. Pure.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, ops::Range, time::Duration};
 
-use backpack::model::WriteLevel;
+use backpack::model::{Stage, WriteLevel};
 use fastrand::Rng;
+
+use super::twists::twist;
 
 /// Users begin and faults happen within this time; then everything is mended.
 pub const TROUBLE: Duration = Duration::from_secs(6);
@@ -23,6 +25,8 @@ pub struct Plan {
     pub users: Vec<Vec<Step>>,
     /// What goes wrong.
     pub faults: Vec<Fault>,
+    /// A server, counted through all shards, that is on its way into its shard or out of it.
+    pub on_its_way: Option<(usize, Stage)>,
 }
 
 /// One thing that a user does.
@@ -36,6 +40,10 @@ pub struct Step {
     pub key: String,
     /// What is asked for.
     pub act: Act,
+    /// In the middle of an upload nothing comes for so long.
+    pub lull: Duration,
+    /// Key and shard are those of the upload that was acknowledged last.
+    pub of_last: bool,
 }
 
 /// What a user asks for.
@@ -78,6 +86,8 @@ pub enum Trouble {
     Full(usize),
     /// A node's disk does not sync.
     Hung(usize),
+    /// In a node's place stands a server that says too early that it stored a blob.
+    Hasty(usize),
 }
 
 /// How the queue is.
@@ -104,7 +114,24 @@ impl Plan {
         let replicators = rng.usize(1..=2);
         let users = (0..rng.usize(2..=3)).map(|_| steps(&mut rng, coordinators, shards.len())).collect();
         let faults = faults(&mut rng, shards.iter().sum(), coordinators, replicators);
-        Self { shards, clocks_ms, replicators, users, faults }
+        let mut plan = Self { shards, clocks_ms, replicators, users, faults, on_its_way: None };
+        twist(seed, &mut plan);
+        plan
+    }
+
+    /// How many servers there are.
+    pub fn servers(&self) -> usize {
+        self.shards.iter().sum()
+    }
+
+    /// The servers of each shard, counted through all of them.
+    pub fn members(&self) -> Vec<Range<usize>> {
+        let mut members: Vec<Range<usize>> = Vec::new();
+        for servers in &self.shards {
+            let first = members.last().map_or(0, |before| before.end);
+            members.push(first..first + servers);
+        }
+        members
     }
 }
 
@@ -114,6 +141,8 @@ fn steps(rng: &mut Rng, coordinators: usize, shards: usize) -> Vec<Step> {
         coordinator: rng.usize(..coordinators),
         key: format!("k{}", rng.usize(..KEYS)),
         act: act(rng, shards),
+        lull: Duration::ZERO,
+        of_last: false,
     };
     (0..rng.usize(4..=8)).map(|_| step(rng)).collect()
 }

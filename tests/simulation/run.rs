@@ -119,6 +119,7 @@ fn begin(sim: &mut Sim<'_>, cluster: &Cluster, trouble: &Trouble) {
         Trouble::Crash(host) => sim.crash(host.as_str()),
         Trouble::Queue(mood) => *cluster.mood.lock() = *mood,
         Trouble::Full(disk) => cluster.disks[*disk].full.store(true, SeqCst),
+        Trouble::Hasty(node) => cluster.hasty[*node].store(true, SeqCst),
         // Those that wait have theirs already, or get one at the end.
         Trouble::Hung(disk) => drop(cluster.disks[*disk].commits.forget_permits(COMMITS)),
     }
@@ -133,6 +134,7 @@ fn end(sim: &mut Sim<'_>, cluster: &Cluster, trouble: &Trouble) {
         Trouble::Crash(host) => sim.bounce(host.as_str()),
         Trouble::Queue(_) => *cluster.mood.lock() = Mood::Well,
         Trouble::Full(disk) => cluster.disks[*disk].full.store(false, SeqCst),
+        Trouble::Hasty(node) => cluster.hasty[*node].store(false, SeqCst),
         Trouble::Hung(disk) => cluster.disks[*disk].commits.add_permits(COMMITS),
     }
 }

@@ -15,13 +15,16 @@ use parking_lot::Mutex;
 use turmoil::net::TcpStream;
 
 use super::{
-    cluster::Cluster,
+    cluster::{Cluster, Held},
     network::PORT,
     plan::{Act, Step},
 };
 
 /// A user gives up after this: longer than any coordinator needs that is alive and reached.
 const PATIENCE: Duration = Duration::from_secs(25);
+
+/// Users send bytes in parts of that size.
+const PART: usize = 4 << 10;
 
 /// Everything that users did, in the order in which it began.
 pub type Record = Arc<Mutex<History>>;
@@ -38,6 +41,18 @@ impl History {
     fn moment(&mut self) -> u64 {
         self.moments += 1;
         self.moments
+    }
+
+    /// What a step means now; nothing where nothing was acknowledged yet.
+    fn settled(&self, step: Step) -> Option<Step> {
+        if !step.of_last {
+            return Some(step);
+        }
+        let uploads = self.deeds.iter().filter(|deed| matches!(deed.step.act, Act::Put { .. }));
+        let acknowledged =
+            uploads.filter_map(|deed| Some((deed.ended(), deed.acknowledged()?.0, &deed.step.key)));
+        let (_, shard, key) = acknowledged.max()?;
+        Some(Step { key: key.clone(), act: Act::Get { shard }, ..step })
     }
 }
 
@@ -86,6 +101,7 @@ pub struct Answer {
 pub async fn behave(user: usize, steps: Vec<Step>, cluster: Cluster, record: Record) {
     for (number, step) in steps.into_iter().enumerate() {
         tokio::time::sleep(step.pause).await;
+        let Some(step) = record.lock().settled(step) else { continue };
         let bytes = bytes_of(&step, &format!("{user}.{number};"));
         let place = {
             let mut history = record.lock();
@@ -113,9 +129,16 @@ pub async fn behave(user: usize, steps: Vec<Step>, cluster: Cluster, record: Rec
 fn lie(cluster: &Cluster, step: &Step, answer: &Answer) -> Option<String> {
     let (shard, version, (copies, of)) = (answer.shard?, answer.version?, answer.copies?);
     let held = cluster.held(shard, &step.key);
-    let have = held.iter().filter(|held| held.version() >= Some(version)).count();
-    (have < copies || of != held.len())
-        .then(|| format!("says {copies}/{of} copies of {version}, but {have} servers hold it: {held:?}"))
+    let has = |(place, held): (usize, &Held)| (held.version() >= Some(version)).then_some(place);
+    let have: Vec<_> = held.iter().enumerate().filter_map(has).collect();
+    if have.len() < copies || of != held.len() {
+        let have = have.len();
+        return Some(format!("says {copies}/{of} copies of {version}, but {have} servers hold it: {held:?}"));
+    }
+    // Readers do not ask it yet, or soon no more.
+    let is_upload = !matches!(step.act, Act::Delete { .. });
+    let alone = is_upload && have.iter().all(|place| cluster.is_on_its_way(shard, *place));
+    alone.then(|| format!("{version} is only on a server that is on its way into shard {shard} or out of it"))
 }
 
 fn bytes_of(step: &Step, name: &str) -> Bytes {
@@ -200,8 +223,16 @@ fn request(step: &Step, bytes: Bytes) -> (Request<Body>, impl Future<Output = ()
         headers::set(request.headers_mut(), headers::WRITE, level);
     }
     let whole = matches!(step.act, Act::Put { .. });
+    let (lull, half) = (step.lull, if step.lull.is_zero() { 0 } else { bytes.len() / 2 });
     let feed = async move {
-        for part in bytes.chunks(4 << 10).filter(|_| is_upload) {
+        let (first, rest) = bytes.split_at(half);
+        let parts = first.chunks(PART).map(|part| (part, Duration::ZERO));
+        let rest = rest.chunks(PART).enumerate();
+        let rest = rest.map(|(number, part)| (part, if number == 0 { lull } else { Duration::ZERO }));
+        for (part, pause) in parts.chain(rest).filter(|_| is_upload) {
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
             if !sender.send(Bytes::copy_from_slice(part)).await {
                 return;
             }
