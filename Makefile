@@ -39,12 +39,12 @@ unit:
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
-# `make simulate SEED=4711 SEEDS=1` shows what a seed is about.
+# `make simulate SEED=4711 SEEDS=1` shows what a seed is about. The first time it builds everything anew, optimised.
 SEED ?= 1
 SEEDS ?= 5000
 simulate:
 	BACKPACK_SEED=$(SEED) BACKPACK_SEEDS=$(SEEDS) $(if $(filter 1,$(SEEDS)),BACKPACK_TRACE=1) \
-		cargo test --locked --test simulation -- seeds_hold --nocapture
+		cargo test --locked --profile simulation --test simulation -- seeds_hold --nocapture
 
 # One at a time: each run has a machine full of processes.
 chaos:

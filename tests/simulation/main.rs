@@ -36,6 +36,13 @@ use seeds::{SHARE, do_share, simulate_many};
 /// - 153: two coordinators that had heard of the same version gave the same next one
 const FAILED_ONCE: [u64; 1] = [153];
 
+/// Seeds that tell of a mistake that was made on purpose; more do, but a busy machine may not come so far.
+///
+/// - 8: a coordinator says 404 on GET though a server of the shard was not reached
+/// - 21: an answer before the end of the body is taken for success
+/// - 49: a server on its way into its shard or out of it has an upload alone
+const TELL_OF_MISTAKES: [u64; 3] = [8, 21, 49];
+
 /// Of `cargo test`: some seconds.
 const SEEDS: u64 = 100;
 
@@ -76,7 +83,7 @@ fn seeds_hold() {
 
 #[test]
 fn seeds_that_failed_once_hold() {
-    for seed in FAILED_ONCE {
+    for seed in FAILED_ONCE.into_iter().chain(TELL_OF_MISTAKES) {
         assert!(simulate_many(seed, 1, DAY)[0].1.is_ok(), "seed {seed}");
     }
 }
