@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     plan::{Destroys, Fault, Link, Mode, Part, ZOOKEEPERS},
-    rig::{Disk, Rig, shard_id},
+    rig::{Disk, Rig, server, shard_id, url},
     support::small_disk::SmallDisk,
     whole::{self, Since},
 };
@@ -90,13 +90,7 @@ pub fn end(rig: &Rig, fault: &Fault) {
 /// Destroys what a node holds, or some of it. The node runs again when this returns.
 pub fn destroy(rig: &mut Rig, what: Destroys, since: &mut Since) {
     match what {
-        Destroys::DiskEmptied(node) => {
-            let role = &rig.nodes[node];
-            role.daemon.kill();
-            fs::remove_dir_all(rig.disks[node].data()).expect("remove a node's blobs");
-            role.daemon.start_again_with(["--replace-storage"]);
-            role.wait_ready();
-        }
+        Destroys::DiskEmptied(node) => rig.empty_disk(node),
         Destroys::BytesFlipped { node, seed } => {
             let role = &rig.nodes[node];
             role.daemon.kill();
@@ -105,7 +99,12 @@ pub fn destroy(rig: &mut Rig, what: Destroys, since: &mut Since) {
             role.wait_ready();
             whole::read_everything(rig, node, since);
         }
-        Destroys::ServerReplaced(node) => rig.replace_node(node),
+        // As it should not be done: `replace-server` keeps readers away from it until it has everything.
+        Destroys::ServerReplaced(node) => {
+            rig.nodes[node].daemon.kill();
+            let _old = rig.put_machine(node);
+            rig.operate("add-server", &[&server(node), &url(&rig.nodes[node])]);
+        }
     }
 }
 

@@ -3,11 +3,13 @@
 //!
 //! - [`plan`]: what is broken when, a pure function of a seed
 //! - [`rig`]: the cluster, with a [`proxy`] on its links and [`clock`]s of their own; [`faults`]: breaks and mends it
+//! - [`change`]: machines that take the place of others meanwhile
 //! - [`load`]: clients; [`record`]: what they did and were told
 //! - [`whole`]: waits until the cluster says that nothing is missing
 //! - [`checker`]: what must be true of a record, pure; [`verdict`], [`resources`]: of the cluster and its processes
 //! - [`run`]: all of it, one after the other
 
+mod change;
 mod checker;
 mod clock;
 mod faults;
@@ -41,6 +43,10 @@ const DEFAULT_SECONDS: u64 = 300;
 /// The one of `make test`.
 const SHORT_SEED: u64 = 4;
 
+/// A shard is moved, and a server that runs and one that is gone are replaced.
+const CHANGES_SEED: u64 = 1;
+const CHANGES_ROUNDS: usize = 12;
+
 /// Seeds that found something, with their rounds. They find it no more.
 ///
 /// - 11, 12, 13: a server whose disk was emptied was believed to hold what it had held until it was compared
@@ -62,7 +68,19 @@ fn nothing_acknowledged_is_lost_for_longer() {
     let seconds = from_env("BACKPACK_CHAOS_SECONDS").unwrap_or(DEFAULT_SECONDS);
     let rounds = (seconds / ROUND.as_secs()).max(1) as usize;
     let repeat = "make chaos (and the same BACKPACK_CHAOS_SECONDS)";
-    run(Settings { seed, rounds, within: Duration::from_secs(seconds), patience: BY_ITSELF, repeat });
+    let within = Duration::from_secs(seconds);
+    run(Settings { seed, rounds, within, changes: true, patience: BY_ITSELF, repeat });
+}
+
+/// In as few rounds as they take.
+#[test]
+#[ignore = "takes minutes: make chaos"]
+fn machines_are_changed_while_everything_breaks() {
+    let repeat =
+        "cargo test --test chaos machines_are_changed_while_everything_breaks -- --ignored --nocapture";
+    let seed = from_env("BACKPACK_SEED").unwrap_or(CHANGES_SEED);
+    let within = Duration::MAX;
+    run(Settings { seed, rounds: CHANGES_ROUNDS, within, changes: true, patience: HURRIED, repeat });
 }
 
 #[test]
@@ -73,5 +91,5 @@ fn seeds_that_found_something() {
 
 fn short(seed: u64, rounds: usize) {
     let repeat = "cargo test --test chaos nothing_acknowledged_is_lost_whatever_breaks -- --nocapture";
-    run(Settings { seed, rounds, within: Duration::MAX, patience: HURRIED, repeat });
+    run(Settings { seed, rounds, within: Duration::MAX, changes: false, patience: HURRIED, repeat });
 }

@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 pub const COPIES: usize = 3;
 /// Shards; the nodes of the first one come first.
 pub const SHARDS: usize = 2;
-/// Storage servers.
+/// Storage servers, without the spare one that comes after them where machines are changed.
 pub const NODES: usize = SHARDS * COPIES;
 /// Coordinators, replicators and Redis servers: two of each.
 pub const PAIR: usize = 2;
@@ -109,9 +109,20 @@ pub struct Step {
     pub lasts: Duration,
 }
 
+/// A machine that takes the place of another one, by an operator's command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// An empty one gets a server's id; the old one runs until that is done, or is gone.
+    ServerReplaced { node: usize, runs: bool },
+    /// The spare node gets a place in a shard, and the one that had it is spare then.
+    ShardMoved { shard: usize, place: usize },
+}
+
 /// Faults that overlap, and what is destroyed when all of them are over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Round {
+    /// What is begun before them, if machines are changed at all and no other one is being changed.
+    pub change: Option<Change>,
     pub steps: Vec<Step>,
     pub then: Destroys,
 }
@@ -141,7 +152,22 @@ const DRAWN: [&str; 17] = [
 pub fn plan(seed: u64, rounds: usize) -> Vec<Round> {
     let mut dice = fastrand::Rng::with_seed(seed);
     let (mut kinds, mut destroys) = (Vec::new(), Vec::new());
-    (0..rounds).map(|_| round(&mut dice, &mut kinds, &mut destroys)).collect()
+    // Of their own, so that the faults of a seed are the same with them and without.
+    let (mut others, mut changes) = (fastrand::Rng::with_seed(!seed), Vec::new());
+    let round = |_| Round {
+        change: change(&mut others, &mut changes),
+        ..round(&mut dice, &mut kinds, &mut destroys)
+    };
+    (0..rounds).map(round).collect()
+}
+
+/// Of every third round.
+fn change(dice: &mut fastrand::Rng, changes: &mut Vec<u8>) -> Option<Change> {
+    match draw(changes, &[0, 1, 2, 3, 4, 5], dice)? {
+        0 => Some(Change::ServerReplaced { node: dice.usize(..NODES), runs: true }),
+        1 => Some(Change::ShardMoved { shard: dice.usize(..SHARDS), place: dice.usize(..COPIES) }),
+        _ => None,
+    }
 }
 
 fn round(dice: &mut fastrand::Rng, kinds: &mut Vec<&'static str>, destroys: &mut Vec<usize>) -> Round {
@@ -172,7 +198,7 @@ fn round(dice: &mut fastrand::Rng, kinds: &mut Vec<&'static str>, destroys: &mut
         Some(1) => Destroys::BytesFlipped { node, seed: dice.u64(..) },
         _ => Destroys::ServerReplaced(node),
     };
-    Round { steps, then }
+    Round { change: None, steps, then }
 }
 
 /// Draws from a bag, which is filled again when it is empty: so each comes as often as any other.
@@ -325,6 +351,17 @@ impl Destroys {
     }
 }
 
+impl Change {
+    /// Its kind, for the summary.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::ServerReplaced { runs: true, .. } => "running server replaced",
+            Self::ServerReplaced { runs: false, .. } => "server replaced",
+            Self::ShardMoved { .. } => "shard moved",
+        }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} for {:.1} s", self.fault, self.lasts.as_secs_f64())
@@ -358,6 +395,9 @@ mod tests {
             }
             let destroys: BTreeSet<_> = plan.iter().map(|round| round.then.kind()).collect();
             assert_eq!(destroys.len(), 3, "seed {seed}");
+            let changes: BTreeSet<_> =
+                plan.iter().filter_map(|round| round.change).map(Change::kind).collect();
+            assert_eq!(changes.len(), 2, "seed {seed}");
         }
     }
 

@@ -3,7 +3,7 @@
 //! Clients reach coordinators, everybody reaches nodes and Redis servers, and each process of ours reaches ZooKeeper through a
 //! proxy. The operator's commands and nginx's own reach ZooKeeper without.
 
-use std::{slice, thread, time::Duration};
+use std::{fs, mem, slice, thread, time::Duration};
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -76,6 +76,12 @@ impl Disk {
     }
 }
 
+/// A node with its disk.
+pub struct Machine {
+    _role: Role,
+    _disk: Disk,
+}
+
 /// All of it.
 pub struct Rig {
     /// The operator's commands.
@@ -86,10 +92,16 @@ pub struct Rig {
     pub coordinators: Vec<Role>,
     /// Replicators.
     pub replicators: Vec<Role>,
-    /// Nodes: server `i + 1` is the one of index `i`, and the first three are shard 1.
+    /// Nodes: server `i + 1` is the one of index `i`.
     pub nodes: Vec<Role>,
     /// Their disks.
     pub disks: Vec<Disk>,
+    /// The nodes of each shard; in the beginning the first three are shard 1.
+    pub members: Vec<Vec<usize>>,
+    /// A node that is of no shard, where machines are changed.
+    pub spare: Option<usize>,
+    /// It can take a place in a shard.
+    pub spare_is_empty: bool,
     /// The queue.
     pub redis: Vec<Redis>,
     redis_doors: Vec<Proxy>,
@@ -100,8 +112,8 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Starts it; everything is ready when this returns.
-    pub fn start() -> Self {
+    /// Starts it, with a spare node or without; everything is ready when this returns.
+    pub fn start(with_spare: bool) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("make a runtime for proxies");
         let (zookeepers, redis) = thread::scope(|scope| {
@@ -115,14 +127,18 @@ impl Rig {
         let admin = Admin::new(&zookeepers.addrs(), ROOT);
         let queue: Vec<_> = redis_doors.iter().map(Proxy::addrs).collect();
         operate(&admin, "coordinator-init", &[QUEUE_KEY, &queue.join(",")]);
-        let disks: Vec<_> = (0..NODES).map(disk).collect();
+        let spare = with_spare.then_some(NODES);
+        let disks: Vec<_> = (0..NODES).chain(spare).map(disk).collect();
         let makes = Maker { runtime: &runtime, zookeepers: &zookeepers };
-        let nodes: Vec<_> = (0..NODES).map(|node| makes.node(node, &disks[node], &[])).collect();
+        let nodes: Vec<_> =
+            disks.iter().enumerate().map(|(node, disk)| makes.node(node, disk, &[])).collect();
         for (node, role) in nodes.iter().enumerate() {
             operate(&admin, "add-server", &[&server(node), &url(role)]);
         }
-        for shard in 0..SHARDS {
-            let servers: Vec<_> = nodes_of(shard).map(server).collect();
+        let members: Vec<Vec<_>> =
+            (0..SHARDS).map(|shard| (shard * COPIES..(shard + 1) * COPIES).collect()).collect();
+        for (shard, nodes) in members.iter().enumerate() {
+            let servers: Vec<_> = nodes.iter().copied().map(server).collect();
             operate(&admin, "add-shard", &[&shard_id(shard), &servers.join(","), "100gb"]);
             operate(&admin, "enable-shard", &[&shard_id(shard)]);
         }
@@ -139,6 +155,9 @@ impl Rig {
             replicators,
             nodes,
             disks,
+            members,
+            spare,
+            spare_is_empty: true,
             redis,
             redis_doors,
             zookeepers,
@@ -196,18 +215,36 @@ impl Rig {
         names.into_iter().flatten().zip(self.coordinators.iter().chain(&self.replicators).chain(&self.nodes))
     }
 
-    /// Another machine takes over the id of a node: empty, at another address. The old one is gone for good.
-    pub fn replace_node(&mut self, node: usize) {
-        self.nodes[node].daemon.kill();
+    /// Starts another machine for the id of a node: empty, at an address that nobody knows yet. Gives the old one, which may still run.
+    pub fn put_machine(&mut self, node: usize) -> Machine {
         let disk = disk(node);
         let makes = Maker { runtime: &self.runtime, zookeepers: &self.zookeepers };
         let new = makes.node(node, &disk, &["--replace-storage"]);
         new.wait_ready();
-        // Here `replace-server` belongs, once there is one.
-        self.operate("add-server", &[&server(node), &url(&new)]);
-        // The old ones in this order: nobody writes to a disk that is gone.
-        self.nodes[node] = new;
-        self.disks[node] = disk;
+        let role = mem::replace(&mut self.nodes[node], new);
+        Machine { _role: role, _disk: mem::replace(&mut self.disks[node], disk) }
+    }
+
+    /// The shard that a node is of.
+    pub fn shard_of(&self, node: usize) -> Option<usize> {
+        self.members.iter().position(|nodes| nodes.contains(&node))
+    }
+
+    /// Takes away what a node holds; it runs again when this returns.
+    pub fn empty_disk(&self, node: usize) {
+        let role = &self.nodes[node];
+        role.daemon.kill();
+        fs::remove_dir_all(self.disks[node].data()).expect("remove a node's blobs");
+        role.daemon.start_again_with(["--replace-storage"]);
+        role.wait_ready();
+    }
+
+    /// Empties the spare node, if it is not: by now everything that it has is elsewhere too.
+    pub fn empty_spare(&mut self) {
+        if let Some(spare) = self.spare.filter(|_| !self.spare_is_empty) {
+            self.empty_disk(spare);
+            self.spare_is_empty = true;
+        }
     }
 }
 
@@ -223,11 +260,6 @@ impl Role {
     }
 }
 
-/// The nodes of a shard.
-pub fn nodes_of(shard: usize) -> std::ops::Range<usize> {
-    shard * COPIES..(shard + 1) * COPIES
-}
-
 /// The id of a node's server.
 pub fn server(node: usize) -> String {
     (node + 1).to_string()
@@ -238,7 +270,8 @@ pub fn shard_id(shard: usize) -> String {
     (shard + 1).to_string()
 }
 
-fn url(node: &Role) -> String {
+/// Where the others reach a node.
+pub fn url(node: &Role) -> String {
     format!("http://{}", node.door().addrs())
 }
 

@@ -2,15 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    env, thread,
+    env, mem, thread,
     time::{Duration, Instant},
 };
 
-use crate::plan::COPIES;
 use crate::{
+    change::Underway,
     checker, faults,
     load::Load,
-    plan::{Round, Step, plan},
+    plan::{Change, Destroys, Fault, Round, Step, plan},
     record::{Answer, Asked, Destroyed, Record},
     resources,
     rig::{Rig, shard_id},
@@ -30,6 +30,8 @@ pub struct Settings {
     pub rounds: usize,
     /// No round begins later than that.
     pub within: Duration,
+    /// Machines are changed by the operator's commands meanwhile, which takes minutes.
+    pub changes: bool,
     /// In the end the cluster becomes whole by itself; after so long it is helped by asking for comparisons.
     pub patience: Duration,
     /// The command that runs the same, but for the seed.
@@ -39,22 +41,33 @@ pub struct Settings {
 /// Before something is destroyed nobody waits for what happens within minutes by itself.
 const NO_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Rounds of faults that a change of machines sees. Then it has peace: what is destroyed waits for it.
+const ROUNDS_OF_A_CHANGE: usize = 4;
+
 /// Runs it. Panics with everything that is wrong.
 pub fn run(settings: Settings) {
     let repeat = format!("repeat with: BACKPACK_SEED={} {}", settings.seed, settings.repeat);
     println!("seed {}; {repeat}", settings.seed);
     let _say = SayWhenPanicking(repeat);
-    let mut rig = Rig::start();
+    let mut rig = Rig::start(settings.changes);
     let quiet = resources::of(&rig);
     let doors = rig.coordinators.iter().map(|role| role.door().addrs()).collect();
     let load = Load::new(settings.seed, doors, rig.front.addr().to_owned());
-    let mut run =
-        Run { load: &load, since: Since::default(), destroyed: Vec::new(), faults: BTreeMap::new() };
-    load.run(|| run.carry_out(&mut rig, &plan(settings.seed, settings.rounds), settings.within));
+    let mut run = Run {
+        load: &load,
+        since: Since::default(),
+        destroyed: Vec::new(),
+        faults: BTreeMap::new(),
+        underway: None,
+    };
+    load.run(|| run.carry_out(&mut rig, &plan(settings.seed, settings.rounds), &settings));
     println!("{} no more load; waiting until all is whole", run.stamp());
     let took = run.wait_whole(&rig, settings.patience);
+    rig.empty_spare();
     println!("{} whole after {:.0} s; looking at everything", run.stamp(), took.as_secs_f64());
-    let Run { since, destroyed, faults, .. } = run;
+    let (since, faults) = (mem::take(&mut run.since), mem::take(&mut run.faults));
+    let destroyed = mem::take(&mut run.destroyed);
+    drop(run);
     let record = Record { destroyed, ..load.into_record() };
     let mut wrong = checker::of_what_clients_saw(&record, &shards());
     let (of_cluster, keys) = verdict::of_cluster(&rig, &record);
@@ -78,26 +91,70 @@ struct Run<'a> {
     since: Since,
     destroyed: Vec<Destroyed>,
     faults: BTreeMap<&'static str, usize>,
+    underway: Option<Underway>,
 }
 
 impl Run<'_> {
-    fn carry_out(&mut self, rig: &mut Rig, rounds: &[Round], within: Duration) {
+    fn carry_out(&mut self, rig: &mut Rig, rounds: &[Round], settings: &Settings) {
         for (number, round) in rounds.iter().enumerate() {
-            if self.load.since.now() > within {
+            if self.load.since.now() > settings.within {
                 break;
             }
             println!("{} round {}", self.stamp(), number + 1);
+            if let Some(change) = round.change.filter(|_| settings.changes && self.underway.is_none()) {
+                self.begin_change(rig, change);
+            }
             self.round(rig, &round.steps);
+            if self.is_changing(rig) {
+                continue;
+            }
             println!("{} level all only, until all is whole", self.stamp());
             self.load.only_all();
             let took = self.wait_whole(rig, NO_PATIENCE);
             println!("{} whole after {:.0} s; now {:?}", self.stamp(), took.as_secs_f64(), round.then);
-            let shard = shard_id(round.then.node() / COPIES);
-            self.destroyed.push(Destroyed { shard, from: self.load.since.now(), until: None });
-            faults::destroy(rig, round.then, &mut self.since);
-            *self.faults.entry(round.then.kind()).or_default() += 1;
+            rig.empty_spare();
+            match round.then {
+                // Nobody reads what has not everything: that it is filled is seen by no client.
+                Destroys::ServerReplaced(node) if settings.changes => {
+                    self.begin_change(rig, Change::ServerReplaced { node, runs: false });
+                }
+                then => self.destroy(rig, then),
+            }
             self.load.all_levels();
         }
+        self.end_change(rig);
+    }
+
+    fn destroy(&mut self, rig: &mut Rig, what: Destroys) {
+        if let Some(shard) = rig.shard_of(what.node()).map(shard_id) {
+            self.destroyed.push(Destroyed { shard, from: self.load.since.now(), until: None });
+        }
+        faults::destroy(rig, what, &mut self.since);
+        *self.faults.entry(what.kind()).or_default() += 1;
+    }
+
+    fn begin_change(&mut self, rig: &mut Rig, change: Change) {
+        println!("{} {change:?} begins", self.stamp());
+        self.underway = Some(Underway::begin(rig, change));
+    }
+
+    /// Whether a change of machines goes on and sees another round.
+    fn is_changing(&mut self, rig: &mut Rig) -> bool {
+        let Some(underway) = &mut self.underway else { return false };
+        underway.rounds += 1;
+        if underway.rounds < ROUNDS_OF_A_CHANGE && !underway.is_over() {
+            return true;
+        }
+        self.end_change(rig);
+        false
+    }
+
+    fn end_change(&mut self, rig: &mut Rig) {
+        let Some(underway) = self.underway.take() else { return };
+        let (change, rounds) = (underway.change, underway.rounds);
+        let tries = underway.end(rig);
+        *self.faults.entry(change.kind()).or_default() += 1;
+        println!("{} {change:?} is done, command {tries}, after {rounds} rounds", self.stamp());
     }
 
     /// Begins and ends each step at its time.
@@ -117,6 +174,10 @@ impl Run<'_> {
                     faults::end(rig, &step.fault);
                 }
                 println!("{}   ended {:?}", self.stamp(), step.fault);
+            } else if self.underway.is_some() && matches!(step.fault, Fault::QuorumLost { .. }) {
+                // Nobody can say within which time a coordinator then sees a new map.
+                not_here.push(step);
+                println!("{}   not while machines are changed: {step}", self.stamp());
             } else if faults::begin(rig, &step.fault, &mut self.since) {
                 *self.faults.entry(step.fault.kind()).or_default() += 1;
                 println!("{}   {step}", self.stamp());
@@ -165,6 +226,14 @@ fn summary(record: &Record, faults: &BTreeMap<&str, usize>, since: &Since, keys:
         "{keys} keys, {blobs} copies looked at; {} dead letters of unacknowledged writes",
         since.discarded
     );
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        if let Some(underway) = &self.underway {
+            underway.abandon();
+        }
+    }
 }
 
 struct SayWhenPanicking(String);

@@ -8,7 +8,7 @@ use crate::{
     checker::{Seen, of_state},
     plan::SHARDS,
     record::{Bytes, History, Record},
-    rig::{Rig, nodes_of, shard_id},
+    rig::{Rig, shard_id},
     support::{
         cluster::ROOT,
         http::{Reply, Request},
@@ -44,8 +44,9 @@ pub fn of_cluster(rig: &Rig, record: &Record) -> (Vec<String>, usize) {
     whole::wait_counted(rig);
     let histories = record.histories(&shards());
     for shard in 0..SHARDS {
-        let listings: Vec<_> = nodes_of(shard).map(|node| listing(&rig.nodes[node].addr)).collect();
-        wrong.extend(differences(shard, &listings));
+        let nodes = &rig.members[shard];
+        let listings: Vec<_> = nodes.iter().map(|node| listing(&rig.nodes[*node].addr)).collect();
+        wrong.extend(differences(shard, nodes, &listings));
         let unknown = |key: &&String| !histories.contains_key(&(shard_id(shard), (*key).clone()));
         let nobodys = listings[0].keys().filter(unknown);
         wrong.extend(nobodys.map(|key| format!("shard {shard} holds {key}, which nobody uploaded")));
@@ -73,8 +74,7 @@ pub fn shards() -> Vec<String> {
     (0..SHARDS).map(shard_id).collect()
 }
 
-fn differences(shard: usize, listings: &[Listing]) -> Vec<String> {
-    let nodes: Vec<_> = nodes_of(shard).collect();
+fn differences(shard: usize, nodes: &[usize], listings: &[Listing]) -> Vec<String> {
     let mut keys: Vec<&String> = listings.iter().flat_map(BTreeMap::keys).collect();
     keys.sort();
     keys.dedup();
@@ -105,8 +105,8 @@ fn of_used_bytes(rig: &Rig, shard: usize, listing: &Listing) -> Option<String> {
 fn of_key(rig: &Rig, shard: &str, key: &str, history: &History<'_>) -> Vec<String> {
     let mut wrong = Vec::new();
     let number: usize = shard.parse().expect("shards are numbered");
-    for node in nodes_of(number - 1) {
-        let seen = seen(&rig.nodes[node].addr, &format!("/{key}"));
+    for node in &rig.members[number - 1] {
+        let seen = seen(&rig.nodes[*node].addr, &format!("/{key}"));
         if let Err(why) = of_state(history, &seen) {
             wrong.push(format!("{shard}:{key} on node {}: {why}", node + 1));
         }

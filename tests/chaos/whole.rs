@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    plan::{NODES, SHARDS},
+    plan::SHARDS,
     rig::{Rig, shard_id},
     support::{
         cluster::ROOT,
@@ -112,7 +112,7 @@ fn look(rig: &Rig, since: &mut Since, acknowledged: &impl Fn(&str) -> bool) -> R
     let said = rig.admin.run("status", ["--json"]);
     let status: Value =
         serde_json::from_str(&said.stdout).map_err(|_| format!("no status: {}", said.stderr))?;
-    of_servers(&status)?;
+    of_servers(rig, &status)?;
     of_queue(rig, &status, since, acknowledged)?;
     let deficits = status["deficits"].as_object().filter(|deficits| deficits.len() == SHARDS);
     for (shard, deficit) in deficits.ok_or("status says nothing of deficits")? {
@@ -124,8 +124,8 @@ fn look(rig: &Rig, since: &mut Since, acknowledged: &impl Fn(&str) -> bool) -> R
     compared(rig, since)
 }
 
-fn of_servers(status: &Value) -> Result<(), String> {
-    let servers = status["servers"].as_array().filter(|servers| servers.len() == NODES);
+fn of_servers(rig: &Rig, status: &Value) -> Result<(), String> {
+    let servers = status["servers"].as_array().filter(|servers| servers.len() == rig.nodes.len());
     for server in servers.ok_or("status says nothing of servers")? {
         let (id, stats) = (&server["id"], &server["stats"]);
         require(server["up"] == true && server["announced"] == true, || format!("server {id} is not there"))?;
