@@ -21,6 +21,8 @@ use crate::{
 const GRACE_SECONDS: &str = "20";
 /// For all tries of a command. It waits four times so long, and begins again where it was broken off.
 const DONE_WITHIN: Duration = Duration::from_secs(900);
+/// Between two looks whether it ended.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Between two tries.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -44,8 +46,9 @@ enum Done {
 }
 
 impl Underway {
-    /// Begins it. A machine that is to be gone is switched off at once: nothing may be on it alone.
-    pub fn begin(rig: &mut Rig, change: Change) -> Self {
+    /// Begins it. A machine that is to be gone is switched off at once: nothing may be on it alone. The first try of the command is
+    /// killed after so long, if it has not ended.
+    pub fn begin(rig: &mut Rig, change: Change, killed_after: Duration) -> Self {
         let (command, arguments, done) = match change {
             Change::ServerReplaced { node, runs } => {
                 if !runs {
@@ -64,7 +67,8 @@ impl Underway {
         };
         let (admin, stop) = (rig.admin.clone(), Arc::<AtomicBool>::default());
         let stopped = Arc::clone(&stop);
-        let command = thread::spawn(move || run_until_done(&admin, command, arguments, &stopped));
+        let command =
+            thread::spawn(move || run_until_done(&admin, command, arguments, killed_after, &stopped));
         Self { change, rounds: 0, command, stop, done }
     }
 
@@ -89,18 +93,34 @@ impl Underway {
     }
 }
 
-fn run_until_done(admin: &Admin, command: &str, mut arguments: Vec<String>, stop: &AtomicBool) -> usize {
+fn run_until_done(
+    admin: &Admin,
+    command: &str,
+    mut arguments: Vec<String>,
+    killed_after: Duration,
+    stop: &AtomicBool,
+) -> usize {
     arguments.extend(["--grace".to_owned(), GRACE_SECONDS.to_owned()]);
-    let deadline = Deadline::within(DONE_WITHIN);
+    let (deadline, mut kill) = (Deadline::within(DONE_WITHIN), Some(Deadline::within(killed_after)));
     for tries in 1.. {
-        let said = admin.run(command, &arguments);
-        if said.code == 0 {
-            println!("        {}", said.stdout.replace('\n', "; "));
+        let running = admin.start(command, &arguments);
+        let status = loop {
+            if let Some(status) = running.ended() {
+                break status;
+            }
+            if kill.is_some_and(Deadline::is_over) {
+                running.kill();
+            }
+            thread::sleep(LOOK_EVERY);
+        };
+        kill = None;
+        let log = running.log();
+        let last = log.lines().last().unwrap_or_default();
+        println!("        {command}, {status}: {last}");
+        if status.success() {
             return tries;
         }
-        let why = said.stderr.lines().last().unwrap_or_default();
-        assert!(!stop.load(SeqCst) && !deadline.is_over(), "{command} {arguments:?}: {}", said.stderr);
-        println!("        {command}: {why}");
+        assert!(!stop.load(SeqCst) && !deadline.is_over(), "{command} {arguments:?}: {log}");
         thread::sleep(AGAIN_AFTER);
     }
     unreachable!("the deadline comes before")

@@ -44,6 +44,9 @@ const NO_PATIENCE: Duration = Duration::from_secs(10);
 /// Rounds of faults that a change of machines sees. Then it has peace: what is destroyed waits for it.
 const ROUNDS_OF_A_CHANGE: usize = 4;
 
+/// A command that changes machines is killed once; it may have ended before.
+const KILLED_WITHIN_SECONDS: u64 = 100;
+
 /// Runs it. Panics with everything that is wrong.
 pub fn run(settings: Settings) {
     let repeat = format!("repeat with: BACKPACK_SEED={} {}", settings.seed, settings.repeat);
@@ -59,6 +62,7 @@ pub fn run(settings: Settings) {
         destroyed: Vec::new(),
         faults: BTreeMap::new(),
         underway: None,
+        dice: fastrand::Rng::with_seed(settings.seed),
     };
     load.run(|| run.carry_out(&mut rig, &plan(settings.seed, settings.rounds), &settings));
     println!("{} no more load; waiting until all is whole", run.stamp());
@@ -92,6 +96,7 @@ struct Run<'a> {
     destroyed: Vec<Destroyed>,
     faults: BTreeMap<&'static str, usize>,
     underway: Option<Underway>,
+    dice: fastrand::Rng,
 }
 
 impl Run<'_> {
@@ -135,7 +140,9 @@ impl Run<'_> {
 
     fn begin_change(&mut self, rig: &mut Rig, change: Change) {
         println!("{} {change:?} begins", self.stamp());
-        self.underway = Some(Underway::begin(rig, change));
+        // While it waits, copies or verifies; what was done by then stays.
+        let killed_after = Duration::from_secs(self.dice.u64(1..KILLED_WITHIN_SECONDS));
+        self.underway = Some(Underway::begin(rig, change, killed_after));
     }
 
     /// Whether a change of machines goes on and sees another round.
@@ -154,7 +161,7 @@ impl Run<'_> {
         let (change, rounds) = (underway.change, underway.rounds);
         let tries = underway.end(rig);
         *self.faults.entry(change.kind()).or_default() += 1;
-        println!("{} {change:?} is done, command {tries}, after {rounds} rounds", self.stamp());
+        println!("{} {change:?} is done, at try {tries}, after {rounds} rounds", self.stamp());
     }
 
     /// Begins and ends each step at its time.
