@@ -40,7 +40,7 @@ pub struct Underway {
 /// What is to be done in the end.
 enum Done {
     /// The old machine is switched off.
-    Replaced { _old: Machine },
+    Replaced { _old: Box<Machine> },
     /// The place of a node among those of the shard is the spare one's.
     Moved { shard: usize, place: usize, from: usize },
 }
@@ -56,7 +56,7 @@ impl Underway {
                 }
                 let old = rig.put_machine(node);
                 let arguments = vec![server(node), url(&rig.nodes[node])];
-                ("replace-server", arguments, Done::Replaced { _old: old })
+                ("replace-server", arguments, Done::Replaced { _old: Box::new(old) })
             }
             Change::ShardMoved { shard, place } => {
                 let from = rig.members[shard][place];

@@ -26,9 +26,13 @@ pub fn simulate_many(first: u64, count: u64, within: Duration) -> Told {
         let share = (count - program).div_ceil(programs);
         format!("{} {programs} {share} {within_ms}", first + program)
     });
-    let started: Vec<_> = shares.map(|share| start(&share)).collect();
-    let mut told: Told =
-        started.into_iter().flat_map(|program| read(program.wait_with_output().unwrap())).collect();
+    // What all of them say is taken at once: one that nobody listens to stands still.
+    let listen = |share: String| {
+        let program = start(&share);
+        std::thread::spawn(move || program.wait_with_output().unwrap())
+    };
+    let listeners: Vec<_> = shares.map(listen).collect();
+    let mut told: Told = listeners.into_iter().flat_map(|listener| read(listener.join().unwrap())).collect();
     told.sort_by_key(|(seed, _)| *seed);
     told
 }
