@@ -8,7 +8,7 @@ use clap::{
 };
 
 use super::{
-    MISUSE, add_server::AddServer, add_shard::AddShard, completions::Completions,
+    MISUSE, add_server::AddServer, add_shard::AddShard, bench, completions::Completions,
     coordinator_init::CoordinatorInit, disable_shard::DisableShard, drain_server::DrainServer,
     dump_shards::DumpShards, enable_shard::EnableShard, move_shard::MoveShard, nginx_config::NginxConfig,
     old_names, print_stats::PrintStats, put, queue::QueueCommand, recount::Recount,
@@ -79,6 +79,8 @@ pub enum Command {
     Put(put::Args),
     /// Reads every file of an upload back and compares it with the file on disk
     Verify(put::VerifyArgs),
+    /// Measures uploads and reads: throughput, latency, errors
+    Bench(bench::Args),
     /// The data directory of one node: what is in it, and whether it is whole
     #[command(subcommand)]
     Volume(VolumeCommand),

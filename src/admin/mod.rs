@@ -6,6 +6,7 @@
 //! - `report`: text and JSON; `table`, `age`, `percent`, `order`: how things are shown
 //! - `address`, `queue_place`, `server_list`: what is typed; `probe`: asks servers how they are
 //! - [`nginx_config`]: the read path's configuration
+//! - `bench`: how fast uploads and reads are
 //! - [`put`]: folders of files into a cluster
 //! - `moving`: servers that take the place of others
 //! - `volume`: the data directory of a node; `progress`: how far a long command is
@@ -14,6 +15,7 @@ mod add_server;
 mod add_shard;
 mod address;
 mod age;
+mod bench;
 pub mod cli;
 mod completions;
 mod context;
@@ -105,6 +107,7 @@ async fn carry_out(command: Command, form: Form) -> anyhow::Result<Option<Report
         Command::NginxConfig(command) => return command.run(form).await,
         Command::Put(command) => return put::run(command, form).await.map(|()| None),
         Command::Verify(command) => return put::verify::run(command, form).await.map(|()| None),
+        Command::Bench(command) => return bench::run(command, form).await.map(|()| None),
         Command::Volume(command) => return command.run(form).await,
         Command::Completions(command) => Ok(command.run(cli::program())),
     };
