@@ -25,6 +25,7 @@ mod work;
 use std::{io::stdout, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use serde_json::Value;
 
 pub use args::Args;
 use args::{MAX_SECONDS, Phase as Measure};
@@ -47,16 +48,20 @@ pub(super) async fn run(args: Args, form: Form) -> anyhow::Result<()> {
     raise_open_files();
     let stop = Shutdown::on_signal(DEFAULT_DRAIN).context("listen for signals")?;
     let bench = Bench::new(args);
-    let mut outcome = bench.measure(&stop).await?;
-    if form == Form::Text {
-        // Before the blobs are deleted, which may take its time and be interrupted.
-        form.print(&outcome.report(), &mut stdout())?;
+    let mut outcome = bench.outcome();
+    let measured = bench.measure(&stop, &mut outcome).await;
+    if !outcome.is_empty() {
+        if form == Form::Text {
+            // Before the blobs are deleted, which may take its time and be interrupted.
+            form.print(&outcome.report(), &mut stdout())?;
+        }
+        let left = bench.clean_up(&stop).await;
+        let line = left.text(&outcome.folder);
+        outcome.left = Some(left);
+        let last = if form == Form::Text { Report::new(line, Value::Null) } else { outcome.report() };
+        form.print(&last, &mut stdout())?;
     }
-    let left = bench.clean_up(&stop).await?;
-    let line = left.text(bench.work.blobs.folder());
-    outcome.left = Some(left);
-    let last = if form == Form::Text { Report::new(line, serde_json::Value::Null) } else { outcome.report() };
-    form.print(&last, &mut stdout())?;
+    measured?;
     match outcome.complaint() {
         None => Ok(()),
         Some(complaint) => Err(anyhow::Error::msg(complaint)),
@@ -84,11 +89,10 @@ impl Bench {
         Self { args, work: Arc::new(work) }
     }
 
-    /// Uploads and reads.
-    async fn measure(&self, stop: &Shutdown) -> anyhow::Result<Outcome> {
+    /// Uploads and reads. What was measured before a failure is in the outcome too.
+    async fn measure(&self, stop: &Shutdown, outcome: &mut Outcome) -> anyhow::Result<()> {
         let args = &self.args;
         let all = || (0..args.count).collect();
-        let mut outcome = self.outcome();
         match args.only {
             Some(Measure::Get) => {
                 let filled = self.phase(Verb::Put, all(), self.as_fast_as_it_goes(args.count.into()), stop);
@@ -102,7 +106,7 @@ impl Bench {
             outcome.get = self.read(stop).await?;
         }
         outcome.stopped = stop.begun().then_some("asked to stop");
-        Ok(outcome)
+        Ok(())
     }
 
     /// Reads what was uploaded; `None` where nothing was.
@@ -118,25 +122,19 @@ impl Bench {
     }
 
     /// Deletes what was uploaded, unless it is to be kept.
-    async fn clean_up(&self, stop: &Shutdown) -> anyhow::Result<Left> {
+    async fn clean_up(&self, stop: &Shutdown) -> Left {
         let stored = self.work.placed.all();
         let count = stored.len() as u64;
         if self.args.keep || stored.is_empty() {
             let why = self.args.keep.then(|| "--keep".to_owned());
-            return Ok(Left { deleted: 0, blobs: count, why, failed: false });
+            return Left { deleted: 0, blobs: count, why, failed: false };
         }
         // Asked to stop measuring, it cleans up; asked to stop meanwhile, it leaves the rest.
         let stop = if stop.begun() { Shutdown::default() } else { stop.child() };
-        let schedule = self.as_fast_as_it_goes(count);
-        let deleting = self.phase(Verb::Delete, stored, schedule, &stop).await?;
-        let blobs = count - deleting.requests;
-        let refused = deleting.first_errors.first();
-        let why = match (blobs, refused) {
-            (0, _) => None,
-            (_, Some(refused)) => Some(refused.clone()),
-            (_, None) => Some("asked to stop".to_owned()),
-        };
-        Ok(Left { deleted: deleting.requests, blobs, why, failed: deleting.failed > 0 })
+        match self.phase(Verb::Delete, stored, self.as_fast_as_it_goes(count), &stop).await {
+            Ok(deleting) => Left::after(count, &deleting),
+            Err(error) => Left { deleted: 0, blobs: count, why: Some(format!("{error:#}")), failed: true },
+        }
     }
 
     async fn phase(

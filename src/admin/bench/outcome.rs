@@ -61,7 +61,12 @@ impl Outcome {
         named.into_iter().filter_map(|(name, measured)| Some((name, measured.as_ref()?)))
     }
 
-    /// For programs.
+    /// Whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.phases().next().is_none()
+    }
+
+    /// For both.
     pub fn report(&self) -> Report {
         Report::data(self.text(), self)
     }
@@ -117,6 +122,14 @@ impl Outcome {
 }
 
 impl Left {
+    /// What became of so many blobs that were to be deleted.
+    pub fn after(count: u64, deleting: &Measured) -> Self {
+        let blobs = count - deleting.requests;
+        let refused = deleting.first_errors.first().cloned();
+        let why = (blobs > 0).then(|| refused.unwrap_or_else(|| "asked to stop".to_owned()));
+        Self { deleted: deleting.requests, blobs, why, failed: deleting.failed > 0 }
+    }
+
     /// One line.
     pub fn text(&self, folder: &str) -> String {
         let Self { deleted, blobs, why, .. } = self;

@@ -1,6 +1,7 @@
 //! `backpack-admin` as its users call it: the real program against real ZooKeeper and Redis, and against the embedded parts
 //! of a system that runs.
 
+mod bench;
 mod embedded;
 mod nginx_config;
 mod old_names;
