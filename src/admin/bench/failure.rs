@@ -3,6 +3,7 @@
 use std::fmt;
 
 use http::StatusCode;
+use serde::{Serialize, Serializer};
 
 /// A server's words are cut to this many bytes.
 pub const MAX_WORDS_BYTES: usize = 300;
@@ -34,6 +35,19 @@ impl fmt::Display for Kind {
             Self::WrongLength => f.write_str("wrong length"),
             Self::WrongBytes => f.write_str("wrong bytes"),
         }
+    }
+}
+
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl Kind {
+    /// Whether this is how a server says that it knows no DELETE, or allows none.
+    pub fn knows_no_delete(self) -> bool {
+        matches!(self, Self::Status(status) if matches!(status.as_u16(), 403 | 405 | 418 | 501))
     }
 }
 

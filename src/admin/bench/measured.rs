@@ -48,7 +48,7 @@ pub struct Measured {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Errors {
     /// How.
-    pub kind: String,
+    pub kind: Kind,
     /// How often.
     pub count: u64,
 }
@@ -58,7 +58,7 @@ impl Measured {
     pub fn of(tally: &Tally, schedule: &Schedule, unsent: u64, seconds: f64, cpu: Option<f64>) -> Self {
         let (requests, bytes) = (tally.done.load(Relaxed), tally.bytes.load(Relaxed));
         let Failures { kinds, first } = tally.failures();
-        let errors = |(kind, count): (Kind, u64)| Errors { kind: kind.to_string(), count };
+        let errors = |(kind, count): (Kind, u64)| Errors { kind, count };
         let per_second = |count: u64| count as f64 / seconds.max(1e-9);
         Self {
             requests,

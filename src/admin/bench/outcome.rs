@@ -127,7 +127,9 @@ impl Left {
         let blobs = count - deleting.requests;
         let refused = deleting.first_errors.first().cloned();
         let why = (blobs > 0).then(|| refused.unwrap_or_else(|| "asked to stop".to_owned()));
-        Self { deleted: deleting.requests, blobs, why, failed: deleting.failed > 0 }
+        // A server without DELETE can be measured all the same.
+        let failed = deleting.errors.iter().any(|error| !error.kind.knows_no_delete());
+        Self { deleted: deleting.requests, blobs, why, failed }
     }
 
     /// One line.

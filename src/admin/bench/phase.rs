@@ -20,7 +20,7 @@ use super::{
     schedule::Schedule,
     tally::Tally,
     wire::Wire,
-    work::{Verb, Work, knows_no_delete},
+    work::{Verb, Work},
 };
 use crate::daemon::Shutdown;
 
@@ -169,7 +169,7 @@ impl Running {
     async fn failed(&self, blob: u32, failure: &Failure, latency: Duration) {
         let what = format!("{} {}", self.phase.verb.name(), self.phase.work.blobs.key(blob));
         self.tally.failed(&what, failure, latency);
-        if self.phase.verb == Verb::Delete && knows_no_delete(failure) {
+        if self.phase.verb == Verb::Delete && failure.kind.knows_no_delete() {
             self.end();
         }
         if failure.kind == Kind::Connect {

@@ -129,8 +129,3 @@ impl Work {
         Ok(self.blobs.size(number))
     }
 }
-
-/// Whether this is how a server says that it knows no DELETE, or allows none.
-pub fn knows_no_delete(failure: &Failure) -> bool {
-    matches!(failure.kind, Kind::Status(status) if matches!(status.as_u16(), 403 | 405 | 418 | 501))
-}
