@@ -126,7 +126,8 @@ impl Left {
     pub fn after(count: u64, deleting: &Measured) -> Self {
         let blobs = count - deleting.requests;
         let refused = deleting.first_errors.first().cloned();
-        let why = (blobs > 0).then(|| refused.unwrap_or_else(|| "asked to stop".to_owned()));
+        let why =
+            (blobs > 0).then(|| refused.unwrap_or_else(|| "stopped before all were deleted".to_owned()));
         // A server without DELETE can be measured all the same.
         let failed = deleting.errors.iter().any(|error| !error.kind.knows_no_delete());
         Self { deleted: deleting.requests, blobs, why, failed }
@@ -189,4 +190,82 @@ fn remarks(name: &str, measured: &Measured) -> String {
         text += &format!("  {error}\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{
+        super::{
+            failure::{Failure, Kind},
+            schedule::Schedule,
+            tally::Tally,
+        },
+        *,
+    };
+
+    fn outcome() -> Outcome {
+        let tally = Tally::default();
+        tally.done(2048, Duration::from_millis(3), Some(Duration::from_millis(2)));
+        tally.failed("PUT bench-1/7", &Failure::new(Kind::Broken, "gone"), Duration::ZERO);
+        let schedule = Schedule { count: 9, within: Duration::from_secs(1), rate: Some(9.0) };
+        Outcome {
+            url: "http://one".to_owned(),
+            read_from: "http://two".to_owned(),
+            folder: "bench-1".to_owned(),
+            size: "2kb".to_owned(),
+            seed: 1,
+            concurrency: 4,
+            r#loop: "open",
+            rate_per_second: Some(9.0),
+            verified: false,
+            fill: None,
+            put: Some(Measured::of(&tally, &schedule, 5, 2.0, Some(1.0))),
+            get: None,
+            stopped: None,
+            left: None,
+        }
+    }
+
+    #[test]
+    fn people_read_the_figures_and_what_they_do_not_say() {
+        let text = outcome().text();
+        let heading =
+            "http://one, read from http://two, 2kb, open loop, 9 requests due each second, 4 connections\n";
+        assert!(text.starts_with(heading), "{text}");
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let row = text.lines().find(|line| line.starts_with("PUT ")).map(words).unwrap();
+        assert_eq!(row[..8], ["PUT", "1", "1", "2.00", "0", "1kb", "3.00", "3.00"], "{text}");
+        for line in [
+            "PUT: 5 requests were due and never sent; their waiting is counted",
+            "PUT: this process used 0.50 of the machine's cores",
+            "PUT failed 1 times: broken connection",
+            "  PUT bench-1/7: broken connection: gone",
+        ] {
+            assert!(text.lines().any(|said| said == line), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn failures_are_complained_of_and_a_server_without_delete_is_not() {
+        let mut outcome = outcome();
+        assert_eq!(outcome.complaint().unwrap(), "1 requests failed");
+        outcome.put = None;
+        assert!(outcome.is_empty() && outcome.complaint().is_none());
+        let tally = Tally::default();
+        let left = |tally: &Tally| {
+            let schedule = Schedule { count: 9, within: Duration::ZERO, rate: None };
+            Left::after(9, &Measured::of(tally, &schedule, 0, 1.0, None))
+        };
+        let refused = Kind::Status(http::StatusCode::METHOD_NOT_ALLOWED);
+        tally.failed("DELETE a", &Failure::new(refused, ""), Duration::ZERO);
+        outcome.left = Some(left(&tally));
+        assert_eq!(outcome.complaint(), None);
+        tally.failed("DELETE b", &Failure::new(Kind::Broken, ""), Duration::ZERO);
+        outcome.left = Some(left(&tally));
+        assert_eq!(outcome.complaint().unwrap(), "9 blobs could not be deleted");
+        let line = outcome.left.unwrap().text("bench-1");
+        assert_eq!(line, "Left 9 blobs under bench-1/: DELETE a: status 405");
+    }
 }

@@ -57,7 +57,8 @@ impl Tally {
         self.done.fetch_add(1, Relaxed);
     }
 
-    /// A request failed. Only one that waited for nothing says how slow the server is: a refusal is quick.
+    /// A request failed. Its time counts if it waited for an answer that did not come: a refusal is quick, and would make
+    /// the server look so.
     pub fn failed(&self, what: &str, failure: &Failure, latency: Duration) {
         if failure.kind == Kind::Timeout {
             self.latency.record(latency);

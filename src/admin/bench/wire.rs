@@ -5,7 +5,6 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
     time::Duration,
 };
 
@@ -222,10 +221,7 @@ async fn drive<T>(
             // How it ended, the step says too.
             *driver = None;
         }
-        match step.as_mut().poll(cx) {
-            Poll::Ready(done) => Poll::Ready(done),
-            Poll::Pending => Poll::Pending,
-        }
+        step.as_mut().poll(cx)
     })
     .await
 }
