@@ -12,6 +12,9 @@ pub const MAX_READS: u64 = 1_000_000_000;
 /// Connections at most: each takes a file descriptor here and one there.
 pub const MAX_CONCURRENCY: u32 = 10_000;
 
+/// Requests a second at least: fewer would have no second one in the time that a phase may take.
+pub const MIN_RATE: f64 = 0.001;
+
 /// Requests a second at most; more than one process of this kind can send.
 pub const MAX_RATE: f64 = 1_000_000.0;
 
@@ -119,8 +122,8 @@ pub enum Phase {
 
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(rate) if rate >= 0.001 && rate <= MAX_RATE => Ok(rate),
-        _ => Err(format!("a rate is a number of requests a second, from 0.001 to {MAX_RATE}")),
+        Ok(rate) if (MIN_RATE..=MAX_RATE).contains(&rate) => Ok(rate),
+        _ => Err(format!("a rate is a number of requests a second, from {MIN_RATE} to {MAX_RATE}")),
     }
 }
 

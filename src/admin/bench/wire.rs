@@ -67,11 +67,13 @@ pub struct Wire {
     reconnects: u64,
 }
 
+/// What has to be polled for anything to come or go; `None` once the connection ended.
+type Driver = Option<Pin<Box<Connection<TokioIo<TcpStream>, Content>>>>;
+
 /// hyper's connection, and by what it is asked.
 struct Open {
     sender: SendRequest<Content>,
-    /// `None` once it ended.
-    driver: Option<Pin<Box<Connection<TokioIo<TcpStream>, Content>>>>,
+    driver: Driver,
     /// Whether it answered before.
     used: bool,
 }
@@ -209,10 +211,7 @@ impl Open {
 }
 
 /// Waits for what a connection gives, and meanwhile has the connection work.
-async fn drive<T>(
-    driver: &mut Option<Pin<Box<Connection<TokioIo<TcpStream>, Content>>>>,
-    step: impl Future<Output = T>,
-) -> T {
+async fn drive<T>(driver: &mut Driver, step: impl Future<Output = T>) -> T {
     let mut step = pin!(step);
     poll_fn(|cx| {
         if let Some(connection) = driver
