@@ -68,8 +68,8 @@ pub enum RequestError {
     /// No server of the shard can delete (501): only nodes of the original.
     #[error("no server of the shard can delete: {0}")]
     CannotDelete(Tried),
-    /// Servers hold a newer version, and too much was sent to begin again with a greater one, or no greater one may be given, or it
-    /// was only found when the last copies were made (409). The newer one is what every server will hold.
+    /// Servers hold a newer version, and too much was sent to begin again with a greater one, or no greater one may be
+    /// given (409). The newer one is what every server will hold.
     #[error(
         "the key has version {held}, newer than any this coordinator gives; send it again, and see that the clocks agree"
     )]

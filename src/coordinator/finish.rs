@@ -73,7 +73,6 @@ impl Finish {
         metrics::counter!("backpack_coordinator_copies_reached_total", "copies" => copies_label(have.len()))
             .increment(1);
         if let Some(held) = newer {
-            coordinator.follow(held);
             return Err(RequestError::Superseded { held });
         }
         if have.len() < self.wanted {

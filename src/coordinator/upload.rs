@@ -114,7 +114,7 @@ impl Coordinator {
             .map_err(|error| RequestError::Source(error.into()))?;
         let mut source = Source::new(body, order.expected.verifier(), self.config.replay);
         let mut versions_tried = 0;
-        let (version, (shard, reached, reservation)) = loop {
+        loop {
             let version = self.clock.next();
             versions_tried += 1;
             let blob = Blob { key: &key, version, meta: &order.meta, conditions: &order.conditions, id: &id };
@@ -125,28 +125,40 @@ impl Coordinator {
                 spool_dir: &self.config.spool_dir,
                 blob,
             };
-            match self.store_somewhere(&map, &order.pool, order.level, &fanout, &mut source).await {
+            match self.store_and_finish(&map, &order.pool, order.level, &fanout, &mut source).await {
                 Err(RequestError::Superseded { held }) => {
                     self.follow(held);
                     if versions_tried == MAX_VERSIONS_TRIED || !source.can_replay() {
                         return Err(RequestError::Superseded { held });
                     }
                 }
-                stored => break (version, stored?),
+                done => return done,
             }
-        };
+        }
+    }
+
+    /// Takes it with one version.
+    async fn store_and_finish(
+        &self,
+        map: &Arc<ClusterMap>,
+        pool: &PoolName,
+        level: WriteLevel,
+        fanout: &Fanout<'_>,
+        source: &mut Source,
+    ) -> Result<Answer, RequestError> {
+        let (shard, reached, reservation) = self.store_somewhere(map, pool, level, fanout, source).await?;
         for seen in reached.stored.iter().filter_map(|(_, stored)| stored.clock) {
             self.clock.follow(seen);
         }
         let finish = Finish {
-            wanted: order.level.copies(shard.servers.len()),
+            wanted: level.copies(shard.servers.len()),
             length: source.length(),
             checksum: source.checksum(),
-            map,
+            map: Arc::clone(map),
             shard,
-            key: key.clone(),
-            version,
-            id: id.clone(),
+            key: fanout.blob.key.clone(),
+            version: fanout.blob.version,
+            id: fanout.blob.id.clone(),
         };
         finish.run(self, reached, reservation).await
     }

@@ -1,7 +1,10 @@
 //! A clock of its own for a process, by Debian's library `libfaketime`: how far off it is can be changed while it runs. Only the
 //! time of day is off; what measures how long something takes is not.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// A process's clock.
 pub struct Clock {
@@ -38,6 +41,25 @@ impl Clock {
 
     fn file(&self) -> PathBuf {
         self.folder.path().join("offset")
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        sweep();
+    }
+}
+
+/// The library leaves shared memory behind under the id of each process that was killed. A later process of that id would trip over it.
+fn sweep() {
+    for file in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+        let name = file.file_name().to_string_lossy().into_owned();
+        let process =
+            ["faketime_shm_", "sem.faketime_sem_"].iter().find_map(|prefix| name.strip_prefix(prefix));
+        if process.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            // It may be another's, or gone.
+            let _ = fs::remove_file(file.path());
+        }
     }
 }
 
