@@ -195,7 +195,7 @@ impl Servers {
     }
 }
 
-fn is_old(held: Option<Version>, wanted: Option<Version>) -> bool {
+pub(super) fn is_old(held: Option<Version>, wanted: Option<Version>) -> bool {
     matches!((held, wanted), (Some(held), Some(wanted)) if held < wanted)
 }
 
@@ -209,7 +209,7 @@ pub(super) fn satisfied(held: Option<Version>, wanted: Option<Version>) -> Optio
     }
 }
 
-fn version_of(there: &Presence) -> Option<Version> {
+pub(super) fn version_of(there: &Presence) -> Option<Version> {
     match there {
         Presence::Blob { version, .. } => *version,
         Presence::Deleted(version) => *version,

@@ -1,5 +1,10 @@
 //! PUT of one blob to one server.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::SizeHint;
@@ -51,6 +56,7 @@ pub struct Stored {
 pub struct PutBody {
     parts: mpsc::Receiver<Part>,
     length: Option<u64>,
+    taken: Arc<AtomicU64>,
 }
 
 enum Part {
@@ -59,7 +65,21 @@ enum Part {
 }
 
 /// The feeding end of a [`PutBody`].
-pub struct PutSender(mpsc::Sender<Part>);
+pub struct PutSender {
+    parts: mpsc::Sender<Part>,
+    taken: Arc<AtomicU64>,
+}
+
+/// How much of a [`PutBody`] the connection took: a server that says more is stored than that is wrong.
+#[derive(Debug)]
+pub struct BytesTaken(Arc<AtomicU64>);
+
+impl BytesTaken {
+    /// Bytes.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
 
 /// Parts on their way between a source and a connection: one being sent, one waiting.
 const PARTS_IN_FLIGHT: usize = 2;
@@ -68,20 +88,26 @@ impl PutBody {
     /// A body of that length, if it is known, and its feeding end.
     pub fn channel(length: Option<u64>) -> (PutSender, Body) {
         let (sender, parts) = mpsc::channel(PARTS_IN_FLIGHT);
-        (PutSender(sender), Body::stream(Self { parts, length }))
+        let taken = Arc::<AtomicU64>::default();
+        (PutSender { parts: sender, taken: Arc::clone(&taken) }, Body::stream(Self { parts, length, taken }))
     }
 }
 
 impl PutSender {
     /// Hands over the next bytes, waiting for room. `false` when nobody takes them any more.
     pub async fn send(&self, bytes: Bytes) -> bool {
-        self.0.send(Part::Bytes(bytes)).await.is_ok()
+        self.parts.send(Part::Bytes(bytes)).await.is_ok()
+    }
+
+    /// How much is taken, by now and later.
+    pub fn taken(&self) -> BytesTaken {
+        BytesTaken(Arc::clone(&self.taken))
     }
 
     /// The body is complete.
     pub async fn end(&self) {
         // Nobody listens any more where the length was known and its last byte was taken: as good as an end.
-        let _ = self.0.send(Part::End).await;
+        let _ = self.parts.send(Part::End).await;
     }
 }
 
@@ -94,7 +120,10 @@ impl http_body::Body for PutBody {
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
         self.parts.poll_recv(cx).map(|part| match part {
-            Some(Part::Bytes(bytes)) => Some(Ok(http_body::Frame::data(bytes))),
+            Some(Part::Bytes(bytes)) => {
+                self.taken.fetch_add(bytes.len() as u64, Relaxed);
+                Some(Ok(http_body::Frame::data(bytes)))
+            }
             Some(Part::End) => None,
             None => Some(Err("the upload was broken off".into())),
         })

@@ -8,7 +8,8 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::{
     Answered, Copied, CopyPlan, Fetched, Pace, Presence, PutBody, PutHead, PutSender, ServerError, Servers,
-    Stored, copy::satisfied,
+    Stored,
+    copy::{is_old, satisfied, version_of},
 };
 use crate::{
     http::RequestId,
@@ -132,6 +133,9 @@ impl Servers {
             None => {}
         }
         match self.look(plan.target, plan.key, id).await? {
+            there if is_old(version_of(&there), head.version) => {
+                Err(ServerError::WrongBytes("the target took it and still has something older".to_owned()))
+            }
             Presence::Blob { length: Some(length), .. } if length != taken.length => {
                 let what = format!("the target has {length} bytes of it, {} were sent", taken.length);
                 Err(ServerError::WrongBytes(what))

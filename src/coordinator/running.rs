@@ -17,7 +17,7 @@ use super::{
     source::Source,
 };
 use crate::{
-    client::{PutBody, PutHead, PutSender, ServerError, Stored},
+    client::{BytesTaken, PutBody, PutHead, PutSender, ServerError, Stored},
     model::{Server, ServerId},
 };
 
@@ -56,6 +56,7 @@ struct Going {
     server: Arc<Server>,
     /// `None` while it is handed a part, and once it has the whole body.
     sender: Option<PutSender>,
+    taken: BytesTaken,
     lag: Lag,
     /// Since when it has the whole body.
     whole: Option<Instant>,
@@ -79,8 +80,9 @@ pub(super) struct Running<'a> {
     /// How often the upload left a server, here and in other shards. Each time it is twice as patient: where all are slow,
     /// it is not them.
     left: u32,
-    /// The last part is there to be handed out. Before that no server can have the whole blob, whatever it answers.
-    pub(super) complete: bool,
+    /// The length, once the last part is there to be handed out. A server that did not take as much cannot have the whole blob,
+    /// whatever it answers.
+    pub(super) whole_length: Option<u64>,
 }
 
 impl<'a> Running<'a> {
@@ -94,7 +96,7 @@ impl<'a> Running<'a> {
             cut_before: Vec::new(),
             again: Vec::new(),
             left,
-            complete: false,
+            whole_length: None,
         }
     }
 
@@ -114,8 +116,9 @@ impl<'a> Running<'a> {
             Outcome { server: target, had_length: head.length.is_some(), result }
         };
         self.puts.push(Box::pin(put));
-        let (lag, sender, cut) = (Lag::default(), Some(sender), Some(cut));
-        self.going.push(Going { server, sender, lag, whole: None, late: false, cut });
+        let (taken, lag) = (sender.taken(), Lag::default());
+        let (sender, cut) = (Some(sender), Some(cut));
+        self.going.push(Going { server, sender, taken, lag, whole: None, late: false, cut });
     }
 
     /// Whether any request did not end yet.
@@ -225,8 +228,9 @@ impl<'a> Running<'a> {
     fn settle(&mut self, Outcome { server, had_length, result }: Outcome) {
         let going = self.going.iter().position(|going| going.server.id == server.id);
         let going = going.map(|index| self.going.swap_remove(index));
+        let has_whole = going.as_ref().is_some_and(|going| self.whole_length == Some(going.taken.get()));
         let result = match result {
-            Ok(_) if !self.complete => {
+            Ok(_) if !has_whole => {
                 Err(ServerError::Broken("it answered before it had the whole body".to_owned()))
             }
             result => result,

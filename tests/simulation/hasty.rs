@@ -1,8 +1,9 @@
 //! A server that takes a part of an upload for the whole: where the bytes do not come on it says that it stored them, and stores
 //! nothing. Nothing else is to be had from it.
 
-use std::time::Duration;
+use std::{cell::RefCell, collections::BTreeSet, time::Duration};
 
+use backpack::model::Version;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -18,6 +19,16 @@ const MOST_BYTES: usize = 1 << 20;
 const STORED: &str = "HTTP/1.1 201 Created\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 const REFUSED: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
+thread_local! {
+    /// Versions, in small letters, of uploads whose rest was on its way while it was said that they are stored.
+    static CROSSED: RefCell<BTreeSet<String>> = RefCell::default();
+}
+
+/// Whether such an answer came after the whole upload was sent, so that nobody could know it for what it was.
+pub fn crossed(version: Version) -> bool {
+    CROSSED.with_borrow(|versions| versions.contains(&version.to_string().to_ascii_lowercase()))
+}
+
 /// Answers one request.
 pub async fn answer(mut stream: TcpStream) {
     let mut request = Vec::new();
@@ -32,6 +43,11 @@ pub async fn answer(mut stream: TcpStream) {
     };
     // The other side may be gone.
     let _ = stream.write_all(said.as_bytes()).await;
+    if said == STORED && matches!(timeout(QUIET, stream.read_buf(&mut request)).await, Ok(Ok(1..))) {
+        let head = body(&request).map(|(head, _)| head).unwrap_or_default();
+        let version = head.lines().find_map(|line| line.strip_prefix("x-backpack-version: "));
+        CROSSED.with_borrow_mut(|versions| versions.extend(version.map(str::to_owned)));
+    }
     let _ = stream.shutdown().await;
 }
 
