@@ -10,7 +10,7 @@ use crate::{
     daemon::Shutdown,
     embedded,
     model::ClusterMap,
-    queue::{self, Queue, QueueArgs},
+    queue::{self, Queue, QueueArgs, QueueOptions},
 };
 
 /// How often the store is asked before it counts as away: with the store's own timeout for each, a person waits ten seconds.
@@ -107,7 +107,9 @@ impl Context {
     pub fn queue(&self, map: &ClusterMap, args: &QueueArgs) -> anyhow::Result<Arc<dyn Queue>> {
         let folder = args.embedded_dir(&self.zk_servers);
         let info = map.queue.as_ref().context("the map names no queue: run set-queue")?;
-        Ok(queue::connect(info, &args.options()?, folder.as_deref())?)
+        // A command ends right after what it did.
+        let options = QueueOptions { wait_for_backups: true, ..args.options()? };
+        Ok(queue::connect(info, &options, folder.as_deref())?)
     }
 }
 

@@ -48,7 +48,9 @@ impl Connector {
             }
         }
         // One server too: receipts then stay good when the map names more.
-        Ok(Arc::new(ReplicatedQueue::new(members, self.options.backup_delay)))
+        let mut queue = ReplicatedQueue::new(members, self.options.backup_delay);
+        queue.wait_for_backups = self.options.wait_for_backups;
+        Ok(Arc::new(queue))
     }
 
     fn embedded(&self) -> Result<Arc<dyn Queue>, QueueError> {

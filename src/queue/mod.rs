@@ -62,6 +62,9 @@ pub struct QueueOptions {
     pub lease: Duration,
     /// See [`BACKUP_DELAY`], the default.
     pub backup_delay: Duration,
+    /// A push answers only when its backup was made too, or failed: for a process that ends behind it. Else as soon as one server
+    /// has the tasks.
+    pub wait_for_backups: bool,
     /// See [`CONNECT_TIMEOUT`], the default.
     pub connect_timeout: Duration,
     /// See [`COMMAND_TIMEOUT`], the default.
@@ -76,6 +79,7 @@ impl Default for QueueOptions {
             tls_ca: None,
             lease: CLAIM_LEASE,
             backup_delay: BACKUP_DELAY,
+            wait_for_backups: false,
             connect_timeout: CONNECT_TIMEOUT,
             command_timeout: COMMAND_TIMEOUT,
         }

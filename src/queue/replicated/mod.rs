@@ -40,6 +40,8 @@ const LETTERS_COUNTED: usize = 1_000;
 pub struct ReplicatedQueue {
     members: Vec<Arc<Member>>,
     backup_delay: Duration,
+    /// See [`super::QueueOptions::wait_for_backups`]; not at first.
+    pub wait_for_backups: bool,
     /// Where the next push or claim begins among the members.
     turn: AtomicUsize,
     late: Late,
@@ -52,6 +54,7 @@ impl ReplicatedQueue {
         Self {
             members: members.into_iter().map(|(name, queue)| Arc::new(Member::new(name, queue))).collect(),
             backup_delay,
+            wait_for_backups: false,
             turn: AtomicUsize::new(fastrand::usize(..1 << 16)),
             late: Late::default(),
         }
@@ -154,7 +157,7 @@ impl Queue for ReplicatedQueue {
         if tasks.is_empty() {
             return Ok(());
         }
-        push::push(self.in_turn(), tasks, delay, self.backup_delay).await
+        push::push(self.in_turn(), tasks, delay, self.backup_delay, self.wait_for_backups).await
     }
 
     async fn cancel(&self, tasks: &[Task]) -> Result<(), QueueError> {

@@ -20,20 +20,26 @@ enum Part {
     Backup,
 }
 
-/// Pushes to the first two members that take it, tried in this order. Answers as soon as one has the tasks; the rest goes
-/// on behind, so that a member that hangs is found out and the backup is made.
+/// Pushes to the first two members that take it, tried in this order. Answers as soon as one has the tasks, unless it is to
+/// wait; the rest goes on behind, so that a member that hangs is found out and the backup is made.
 pub(super) async fn push(
     order: Vec<Arc<Member>>,
     tasks: &[Task],
     delay: Duration,
     backup_delay: Duration,
+    wait_for_backups: bool,
 ) -> Result<(), QueueError> {
     let (answer, answered) = oneshot::channel();
     let job = Job { tasks: tasks.into(), delay, backup_delay };
-    tokio::spawn(job.run(order, answer));
-    answered.await.unwrap_or_else(|_| {
+    let job = tokio::spawn(job.run(order, answer));
+    let answer = answered.await.unwrap_or_else(|_| {
         Err(QueueError::Failed("the push was given up: the process is ending".to_owned()))
-    })
+    });
+    if wait_for_backups {
+        // How it ended, the answer says.
+        let _ = job.await;
+    }
+    answer
 }
 
 struct Job {
