@@ -168,6 +168,11 @@ impl Cluster {
         self.on_its_way == Some(self.shards[shard].start + place)
     }
 
+    /// Whether one of its servers is.
+    pub fn has_one_on_its_way(&self, shard: usize) -> bool {
+        self.on_its_way.is_some_and(|number| self.shards[shard].contains(&number))
+    }
+
     /// What each server of a shard holds under a key, in the order of the shard.
     pub fn held(&self, shard: usize, key: &str) -> Vec<Held> {
         let key: Key = key.parse().unwrap();

@@ -1,7 +1,7 @@
 //! A server that takes a part of an upload for the whole: where the bytes do not come on it says that it stored them, and stores
 //! nothing. Nothing else is to be had from it.
 
-use std::{cell::RefCell, collections::BTreeSet, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 
 use backpack::model::Version;
 use tokio::{
@@ -20,13 +20,15 @@ const STORED: &str = "HTTP/1.1 201 Created\r\nContent-Length: 0\r\nConnection: c
 const REFUSED: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 thread_local! {
-    /// Versions, in small letters, of uploads whose rest was on its way while it was said that they are stored.
-    static CROSSED: RefCell<BTreeSet<String>> = RefCell::default();
+    /// When it was last said of a version, in small letters, that it is stored.
+    static SAID: RefCell<BTreeMap<String, Duration>> = RefCell::default();
 }
 
-/// Whether such an answer came after the whole upload was sent, so that nobody could know it for what it was.
-pub fn crossed(version: Version) -> bool {
-    CROSSED.with_borrow(|versions| versions.contains(&version.to_string().to_ascii_lowercase()))
+/// Whether such an answer and the end of the upload, which left the user then, may have crossed on their way: nobody can know
+/// that answer for what it is.
+pub fn crossed(version: Version, end: Option<Duration>) -> bool {
+    let said = SAID.with_borrow(|said| said.get(&version.to_string().to_ascii_lowercase()).copied());
+    said.zip(end).is_some_and(|(said, end)| end < said + QUIET)
 }
 
 /// Answers one request.
@@ -41,13 +43,13 @@ pub async fn answer(mut stream: TcpStream) {
             _ => break REFUSED,
         }
     };
-    // The other side may be gone.
-    let _ = stream.write_all(said.as_bytes()).await;
-    if said == STORED && matches!(timeout(QUIET, stream.read_buf(&mut request)).await, Ok(Ok(1..))) {
+    if said == STORED {
         let head = body(&request).map(|(head, _)| head).unwrap_or_default();
         let version = head.lines().find_map(|line| line.strip_prefix("x-backpack-version: "));
-        CROSSED.with_borrow_mut(|versions| versions.extend(version.map(str::to_owned)));
+        SAID.with_borrow_mut(|said| said.extend(version.map(str::to_owned).zip(turmoil::sim_elapsed())));
     }
+    // The other side may be gone.
+    let _ = stream.write_all(said.as_bytes()).await;
     let _ = stream.shutdown().await;
 }
 

@@ -64,12 +64,14 @@ pub struct Deed {
     pub bytes: Bytes,
     /// When it began: a number that grows with everything that begins or ends.
     pub began: u64,
+    /// When the last of these bytes left.
+    pub sent: Option<Duration>,
     /// When the answer was there, and what it said; `None` while there is none.
     pub answer: Option<(u64, Answer)>,
 }
 
 impl Deed {
-    /// What it was acknowledged as, where it changed something: shard, version, copies.
+    /// What it was acknowledged as, where it changed something: shard, version, and the copies that there must be then.
     pub fn acknowledged(&self) -> Option<(usize, Version, usize)> {
         let (_, answer) = self.answer.as_ref()?;
         let written = match self.step.act {
@@ -77,7 +79,17 @@ impl Deed {
             Act::Delete { .. } => answer.status == StatusCode::NO_CONTENT,
             Act::Get { .. } => false,
         };
-        written.then(|| (answer.shard.unwrap(), answer.version.unwrap(), answer.copies.unwrap().0))
+        written.then(|| {
+            let version = answer.version.unwrap();
+            let copies = answer.copies.unwrap().0 - usize::from(self.believed_a_lie());
+            (answer.shard.unwrap(), version, copies)
+        })
+    }
+
+    /// A server said that it is stored, and nobody could know better.
+    pub fn believed_a_lie(&self) -> bool {
+        let version = self.answer.as_ref().and_then(|(_, answer)| answer.version);
+        version.is_some_and(|version| hasty::crossed(version, self.sent))
     }
 
     /// When it was answered; later than everything if it was not.
@@ -107,39 +119,46 @@ pub async fn behave(user: usize, steps: Vec<Step>, cluster: Cluster, record: Rec
         let place = {
             let mut history = record.lock();
             let began = history.moment();
-            history.deeds.push(Deed { step: step.clone(), bytes: bytes.clone(), began, answer: None });
+            history.deeds.push(Deed {
+                step: step.clone(),
+                bytes: bytes.clone(),
+                began,
+                sent: None,
+                answer: None,
+            });
             history.deeds.len() - 1
         };
         cluster
             .trace
             .note(format_args!("#{place} {} {:?} by coordinator-{}", step.key, step.act, step.coordinator));
-        let asked = tokio::time::timeout(PATIENCE, ask(&step, bytes)).await;
+        let sent = || record.lock().deeds[place].sent = turmoil::sim_elapsed();
+        let asked = tokio::time::timeout(PATIENCE, ask(&step, bytes, sent)).await;
         let answer = asked.map_err(|_| "no answer".to_owned()).flatten();
         cluster.trace.note(format_args!("#{place} {}", described(&answer)));
         let Ok(answer) = answer else { continue };
         let mut history = record.lock();
         let ended = history.moment();
-        if let Some(lie) = lie(&cluster, &step, &answer) {
+        history.deeds[place].answer = Some((ended, answer));
+        if let Some(lie) = lie(&cluster, &history.deeds[place]) {
             history.lies.push(format!("#{place} {lie}"));
         }
-        history.deeds[place].answer = Some((ended, answer));
     }
 }
 
 /// Whether fewer servers hold the write, or a newer one, than the answer says.
-fn lie(cluster: &Cluster, step: &Step, answer: &Answer) -> Option<String> {
-    let (shard, version, (copies, of)) = (answer.shard?, answer.version?, answer.copies?);
+fn lie(cluster: &Cluster, deed: &Deed) -> Option<String> {
+    let (step, (shard, version, copies)) = (&deed.step, deed.acknowledged()?);
+    let (said, of) = deed.answer.as_ref()?.1.copies?;
     let held = cluster.held(shard, &step.key);
     let has = |(place, held): (usize, &Held)| (held.version() >= Some(version)).then_some(place);
     let have: Vec<_> = held.iter().enumerate().filter_map(has).collect();
-    let believed = usize::from(hasty::crossed(version));
-    if have.len() + believed < copies || of != held.len() {
+    if have.len() < copies || of != held.len() {
         let have = have.len();
-        return Some(format!("says {copies}/{of} copies of {version}, but {have} servers hold it: {held:?}"));
+        return Some(format!("says {said}/{of} copies of {version}, but {have} servers hold it: {held:?}"));
     }
     // Readers do not ask it yet, or soon no more.
     let is_upload = !matches!(step.act, Act::Delete { .. });
-    let alone = is_upload && have.iter().all(|place| cluster.is_on_its_way(shard, *place));
+    let alone = is_upload && copies == said && have.iter().all(|place| cluster.is_on_its_way(shard, *place));
     alone.then(|| format!("{version} is only on a server that is on its way into shard {shard} or out of it"))
 }
 
@@ -168,7 +187,8 @@ fn described(answer: &Result<Answer, String>) -> String {
     }
 }
 
-async fn ask(step: &Step, bytes: Bytes) -> Result<Answer, String> {
+/// Says when the last of the bytes left.
+async fn ask(step: &Step, bytes: Bytes, sent: impl Fn()) -> Result<Answer, String> {
     let host = format!("coordinator-{}", step.coordinator);
     let stream = TcpStream::connect((host, PORT)).await.map_err(|error| error.to_string())?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -179,6 +199,10 @@ async fn ask(step: &Step, bytes: Bytes) -> Result<Answer, String> {
         let _ = connection.await;
     });
     let (request, feed) = request(step, bytes);
+    let feed = async {
+        feed.await;
+        sent();
+    };
     let (response, ()) = tokio::join!(sender.send_request(request), feed);
     let (head, body) = response.map_err(|error| error.to_string())?.into_parts();
     let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
