@@ -7,6 +7,7 @@
 //! - [`original_node`]: a storage server that behaves as the original's node does, with faults on demand
 //! - [`queue`]: a queue that is watched, and fails on demand
 //! - [`http`]: a client that sends what it is told to, byte for byte
+//! - [`writers`]: what writes to a node until it is killed, and looks at it afterwards; [`files`]: copies of folders
 //! - [`alone`]: a process for one test; [`port`]: ports that no other test has; [`small_disk`]: a disk that is soon full
 //! - [`cluster`]: all of it as one cluster, of [`shard_server`]s and our own programs, set up by [`admin`], read through
 //!   [`front`]
@@ -20,6 +21,7 @@ pub mod admin;
 pub mod alone;
 pub mod cluster;
 pub mod daemon;
+pub mod files;
 pub mod front;
 pub mod http;
 pub mod nginx;
@@ -32,5 +34,6 @@ pub mod shard_server;
 pub mod small_disk;
 pub mod tls;
 pub mod wait;
+pub mod writers;
 pub mod znodes;
 pub mod zookeeper;

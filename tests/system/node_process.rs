@@ -7,10 +7,6 @@ use std::{
     os::unix::fs::FileExt,
     path::Path,
     process::Command,
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
     thread,
     time::Duration,
 };
@@ -20,6 +16,7 @@ use crate::support::{
     http::{Reply, Request},
     port::free_port,
     wait::{START_WITHIN, wait_until},
+    writers::Writers,
     zookeeper::ZooKeeper,
 };
 
@@ -41,15 +38,6 @@ fn start(dir: &Path, port: u16) -> (Daemon, String) {
     (node, addr)
 }
 
-/// What a key holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Nothing,
-    /// Bytes made from that seed.
-    Blob(u64),
-    Deleted,
-}
-
 fn bytes(seed: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     // Most blobs are small; one in ten is of any size.
@@ -61,90 +49,19 @@ fn read(addr: &str, key: &str) -> Reply {
     Request::get(addr, key).send_blocking().unwrap()
 }
 
-/// Whether the key holds what this state says.
-fn holds(reply: &Reply, state: State) -> bool {
-    match state {
-        State::Nothing => reply.status == 404,
-        State::Deleted => reply.status == 410,
-        State::Blob(seed) => reply.status == 200 && reply.body == bytes(seed),
-    }
-}
-
-/// A key: what was acknowledged last, and what was asked for since.
-#[derive(Clone)]
-struct Slot {
-    key: String,
-    acknowledged: State,
-    asked: Option<State>,
-}
-
-/// Overwrites and deletes the keys until the node is gone.
-fn write_until_gone(addr: &str, slots: &mut [Slot], acknowledged: &AtomicUsize, gone: &AtomicBool) {
-    loop {
-        let slot = &mut slots[fastrand::usize(..slots.len())];
-        let (state, request) = if fastrand::u8(..8) == 0 {
-            (State::Deleted, Request::new("DELETE", addr, &slot.key))
-        } else {
-            let seed = fastrand::u64(..);
-            (State::Blob(seed), Request::put(addr, &slot.key, bytes(seed)))
-        };
-        slot.asked = Some(state);
-        match request.send_blocking() {
-            Ok(reply) => {
-                assert!([201, 204].contains(&reply.status), "{}: {}", reply.status, reply.text());
-                slot.acknowledged = state;
-                slot.asked = None;
-                acknowledged.fetch_add(1, Ordering::SeqCst);
-            }
-            Err(_) => {
-                // Nothing but the kill may break a request.
-                wait_until("the node was killed", START_WITHIN, || gone.load(Ordering::SeqCst));
-                return;
-            }
-        }
-    }
-}
-
 #[test]
 fn kill_9_under_load_loses_nothing_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let (node, addr) = start(dir.path(), free_port());
-    let slots = |writer: usize| {
-        let slot = |n| Slot { key: format!("/{writer}/{n}"), acknowledged: State::Nothing, asked: None };
-        Mutex::new((0..KEYS_PER_WRITER).map(slot).collect::<Vec<_>>())
-    };
-    let writers: Vec<_> = (0..WRITERS).map(slots).collect();
-    for round in 1..=ROUNDS {
-        let (acknowledged, gone) = (AtomicUsize::new(0), AtomicBool::new(false));
-        thread::scope(|scope| {
-            for slots in &writers {
-                scope.spawn(|| write_until_gone(&addr, &mut slots.lock().unwrap(), &acknowledged, &gone));
-            }
-            let enough = || acknowledged.load(Ordering::SeqCst) >= ACKNOWLEDGED;
-            wait_until("enough is acknowledged", Duration::from_secs(120), enough);
-            gone.store(true, Ordering::SeqCst);
-            node.kill();
-        });
+    let writers = Writers::new(WRITERS, KEYS_PER_WRITER, bytes);
+    for _ in 0..ROUNDS {
+        writers.write_until_killed(&node, &addr, ACKNOWLEDGED, || true);
         node.restart();
         node.wait_ready(&addr);
-        for slots in &writers {
-            for slot in slots.lock().unwrap().iter_mut() {
-                let reply = read(&addr, &slot.key);
-                let held = [Some(slot.acknowledged), slot.asked];
-                let held = held.into_iter().flatten().find(|state| holds(&reply, *state));
-                let held = held.unwrap_or_else(|| {
-                    let Slot { key, acknowledged, asked } = slot;
-                    let (status, length) = (reply.status, reply.body.len());
-                    panic!("round {round}: {key} was {acknowledged:?}, asked {asked:?}, is {status} {length}")
-                });
-                (slot.acknowledged, slot.asked) = (held, None);
-            }
-        }
+        writers.check(&addr);
     }
     let stats: serde_json::Value = serde_json::from_str(&read(&addr, "/stats").text()).unwrap();
-    let held = writers.iter().flat_map(|slots| slots.lock().unwrap().clone());
-    let blobs = held.filter(|slot| matches!(slot.acknowledged, State::Blob(_))).count();
-    assert_eq!((&stats["blobs"], &stats["damaged"]), (&blobs.into(), &0.into()));
+    assert_eq!((&stats["blobs"], &stats["damaged"]), (&writers.blobs().into(), &0.into()));
 }
 
 #[test]

@@ -3,15 +3,16 @@
 use std::{
     io::{BufRead, BufReader},
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
     sync::Arc,
     time::Duration,
 };
 
 use backpack::queue::{EmbeddedQueue, Queue};
 
-use crate::queue_cases::{
-    MOMENT, NOW, claim_all, claim_one, counts, id, nothing_to_claim, task, tasks, want,
+use crate::{
+    queue_cases::{MOMENT, NOW, claim_all, claim_one, counts, id, nothing_to_claim, task, tasks, want},
+    support::alone::in_a_process,
 };
 
 /// Where the second process finds the queue; set, it makes the test below do its work.
@@ -54,8 +55,7 @@ async fn child_claims_and_never_ends() {
 async fn another_process_sees_the_queue_live_and_gets_the_claims_of_a_dead_one() {
     let dir = tempfile::tempdir().unwrap();
     let queue = open(dir.path());
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["queue_embedded::child_claims_and_never_ends", "--exact", "--nocapture"])
+    let mut child = in_a_process("queue_embedded::child_claims_and_never_ends")
         .env(CHILD_DIR, dir.path())
         .stdout(Stdio::piped())
         .spawn()

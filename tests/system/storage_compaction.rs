@@ -19,10 +19,11 @@ use bytes::Bytes;
 
 use crate::support::{
     daemon::Daemon,
-    http::{Reply, Request},
+    http::Request,
     port::free_port,
     small_disk::SmallDisk,
-    wait::{START_WITHIN, eventually, wait_until},
+    wait::{eventually, wait_until},
+    writers::Writers,
 };
 
 const WITHIN: Duration = Duration::from_secs(300);
@@ -259,62 +260,14 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_backpack-node");
 const WRITERS: usize = 8;
 const KEYS_PER_WRITER: usize = 25;
 const ROUNDS: usize = 4;
-
-/// What a key holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Nothing,
-    /// Bytes made from that seed.
-    Blob(u64),
-    Deleted,
-}
-
-/// A key: what was acknowledged last, and what was asked for since.
-struct Slot {
-    key: String,
-    acknowledged: State,
-    asked: Option<State>,
-}
+/// Writes acknowledged in a round before the node is killed, at least.
+const ACKNOWLEDGED: usize = 200;
 
 fn bytes(seed: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     // One in ten gets a file of its own.
     let length = if random.u8(..10) == 0 { random.usize(16_384..60_000) } else { random.usize(..12_000) };
     (0..length).map(|_| random.u8(..)).collect()
-}
-
-fn holds(reply: &Reply, state: State) -> bool {
-    match state {
-        State::Nothing => reply.status == 404,
-        State::Deleted => reply.status == 410,
-        State::Blob(seed) => reply.status == 200 && reply.body == bytes(seed),
-    }
-}
-
-/// Overwrites and deletes the keys until the node is gone.
-fn write_until_gone(addr: &str, slots: &mut [Slot], acknowledged: &AtomicUsize, gone: &AtomicBool) {
-    loop {
-        let slot = &mut slots[fastrand::usize(..slots.len())];
-        let (state, request) = if fastrand::u8(..8) == 0 {
-            (State::Deleted, Request::new("DELETE", addr, &slot.key))
-        } else {
-            let seed = fastrand::u64(..);
-            (State::Blob(seed), Request::put(addr, &slot.key, bytes(seed)))
-        };
-        slot.asked = Some(state);
-        match request.send_blocking() {
-            Ok(reply) => {
-                assert!([201, 204].contains(&reply.status), "{}: {}", reply.status, reply.text());
-                (slot.acknowledged, slot.asked) = (state, None);
-                acknowledged.fetch_add(1, Ordering::SeqCst);
-            }
-            Err(_) => {
-                // Nothing but the kill may break a request.
-                wait_until("the node was killed", START_WITHIN, || gone.load(Ordering::SeqCst));
-                return;
-            }
-        }
-    }
 }
 
 fn metric(addr: &str, name: &str) -> f64 {
@@ -333,46 +286,17 @@ fn kill_9_of_a_node_that_compacts_loses_nothing_acknowledged_and_brings_nothing_
     let node = Daemon::start(PROGRAM, [&[data, "127.0.0.1", &port], &settings[..], &slow].concat());
     let addr = format!("127.0.0.1:{port}");
     node.wait_ready(&addr);
-    let slots = |writer: usize| {
-        let slot = |n| Slot { key: format!("/{writer}/{n}"), acknowledged: State::Nothing, asked: None };
-        Mutex::new((0..KEYS_PER_WRITER).map(slot).collect::<Vec<_>>())
-    };
-    let writers: Vec<_> = (0..WRITERS).map(slots).collect();
-    for round in 1..=ROUNDS {
-        let (acknowledged, gone) = (AtomicUsize::new(0), AtomicBool::new(false));
-        thread::scope(|scope| {
-            for slots in &writers {
-                scope.spawn(|| write_until_gone(&addr, &mut slots.lock().unwrap(), &acknowledged, &gone));
-            }
-            let enough = || {
-                acknowledged.load(Ordering::SeqCst) >= 200
-                    && metric(&addr, "backpack_node_reclaimed_bytes_total") > 0.0
-            };
-            wait_until("volumes were compacted", WITHIN, enough);
-            gone.store(true, Ordering::SeqCst);
-            node.kill();
-        });
+    let writers = Writers::new(WRITERS, KEYS_PER_WRITER, bytes);
+    for _ in 0..ROUNDS {
+        let has_compacted = || metric(&addr, "backpack_node_reclaimed_bytes_total") > 0.0;
+        writers.write_until_killed(&node, &addr, ACKNOWLEDGED, has_compacted);
         node.restart();
         node.wait_ready(&addr);
-        for slots in &writers {
-            for slot in slots.lock().unwrap().iter_mut() {
-                let reply = Request::get(&addr, &slot.key).send_blocking().unwrap();
-                let held = [Some(slot.acknowledged), slot.asked];
-                let held = held.into_iter().flatten().find(|state| holds(&reply, *state));
-                let held = held.unwrap_or_else(|| {
-                    let Slot { key, acknowledged, asked } = slot;
-                    let (status, length) = (reply.status, reply.body.len());
-                    panic!("round {round}: {key} was {acknowledged:?}, asked {asked:?}, is {status} {length}")
-                });
-                (slot.acknowledged, slot.asked) = (held, None);
-            }
-        }
+        writers.check(&addr);
     }
     let stats = Request::get(&addr, "/stats").send_blocking().unwrap().text();
     let stats: serde_json::Value = serde_json::from_str(&stats).unwrap();
-    let is_blob = |slot: &&Slot| matches!(slot.acknowledged, State::Blob(_));
-    let blobs: usize = writers.iter().map(|slots| slots.lock().unwrap().iter().filter(is_blob).count()).sum();
-    assert_eq!((&stats["blobs"], &stats["damaged"]), (&blobs.into(), &0.into()));
+    assert_eq!((&stats["blobs"], &stats["damaged"]), (&writers.blobs().into(), &0.into()));
     let files: usize = fs::read_dir(dir.path().join("blobs"))
         .unwrap()
         .map(|folder| fs::read_dir(folder.unwrap().path()).unwrap().count())

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
 };
 
 use backpack::cluster::{
@@ -15,6 +15,7 @@ use super::{
     place::{Place, SOON, children_become, create, hinted, quiet, text},
     view::{becomes, start},
 };
+use crate::support::alone::in_a_process;
 
 /// Where a child finds the store; set, it makes the child tests do their work.
 const CHILD_PLACE: &str = "BACKPACK_TEST_PLACE";
@@ -44,8 +45,7 @@ impl Drop for Killed {
 }
 
 fn child(test: &str, place: &Place) -> Killed {
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args([&format!("cluster_store::processes::{test}"), "--exact", "--nocapture", "--test-threads=1"])
+    let child = in_a_process(&format!("cluster_store::processes::{test}"))
         .env(CHILD_PLACE, place.servers())
         .stdout(Stdio::piped())
         .spawn();

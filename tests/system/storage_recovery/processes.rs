@@ -9,17 +9,15 @@ use std::{
 use backpack::storage::{Engine, OpenError, Options, Storage};
 
 use super::rig::*;
+use crate::support::alone::in_a_process;
 
 /// Tells a test that is started again in a process of its own which directory to use.
 pub const CHILD_DIR: &str = "STORAGE_TEST_DIR";
 
 /// Starts one of the tests below again, in a process of its own.
 pub fn child(test: &str, dir: &Path) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", &format!("storage_recovery::{test}"), "--nocapture", "--test-threads=1"])
-        .env(CHILD_DIR, dir);
-    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut command = in_a_process(&format!("storage_recovery::{test}"));
+    command.env(CHILD_DIR, dir).stdout(Stdio::piped()).stderr(Stdio::null());
     command
 }
 

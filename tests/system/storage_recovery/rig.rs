@@ -1,7 +1,7 @@
 //! What all these tests use: writes whose bytes tell what they are, and copies of a directory as a crash leaves it.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -12,6 +12,8 @@ use backpack::{
     storage::{Before, Engine, Found, NewBlob, Options, Storage, StorageError},
 };
 use bytes::Bytes;
+
+pub use crate::support::files::copy;
 
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -66,24 +68,6 @@ pub fn reopen(dir: &Path) -> Arc<Engine> {
 pub fn last_volume(dir: &Path) -> PathBuf {
     let volumes = fs::read_dir(dir.join("volumes")).unwrap();
     volumes.map(|entry| entry.unwrap().path()).max().unwrap()
-}
-
-/// The state of a directory as a crash would leave it: copied while the engine runs.
-pub fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            match fs::copy(entry.path(), target) {
-                // The index is saved while we copy.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                copied => drop(copied.unwrap()),
-            }
-        }
-    }
 }
 
 pub fn block_on<F: Future>(work: F) -> F::Output {

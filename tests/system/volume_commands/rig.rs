@@ -11,6 +11,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use crate::support::files::copy;
 use crate::support::{
     daemon::Daemon,
     http::Request,
@@ -165,20 +166,6 @@ pub fn contents(folder: &Path) -> BTreeMap<PathBuf, (Vec<u8>, i64, i64)> {
         }
     }
     all
-}
-
-/// Copies a folder.
-pub fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 /// The volumes of a directory, ascending.
