@@ -114,9 +114,15 @@ impl Writers {
         }
     }
 
-    /// How many keys hold a blob.
-    pub fn blobs(&self) -> usize {
-        let is_blob = |slot: &&Slot| matches!(slot.acknowledged, State::Blob(_));
-        self.slots.iter().map(|slots| slots.lock().unwrap().iter().filter(is_blob).count()).sum()
+    /// The lengths of the blobs that it holds now.
+    pub fn blobs(&self) -> Vec<usize> {
+        let length = |slot: &Slot| match slot.acknowledged {
+            State::Blob(seed) => Some((self.bytes)(seed).len()),
+            _ => None,
+        };
+        let lengths = |slots: &Mutex<Vec<Slot>>| -> Vec<usize> {
+            slots.lock().unwrap().iter().filter_map(length).collect()
+        };
+        self.slots.iter().flat_map(lengths).collect()
     }
 }
