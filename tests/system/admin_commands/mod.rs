@@ -133,12 +133,14 @@ pub struct Said {
     pub stderr: String,
 }
 
-/// Calls a program with arguments that are set apart by blanks, and with nothing of our own environment that it reads.
+/// Calls a program with arguments that are set apart by blanks, and with nothing of our own environment that it reads. It
+/// logs errors only: on a busy machine a ZooKeeper that answers late is worth a warning, and that is not what is looked at.
 pub fn call(program: &str, args: &str, envs: &[(String, String)]) -> Said {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("BACKPACK_")) {
         command.env_remove(name);
     }
+    command.env("BACKPACK_LOG", "error");
     command.envs(envs.iter().map(|(name, value)| (name, value)));
     said(command.args(args.split_whitespace()).output().expect("run the program"))
 }
