@@ -16,6 +16,7 @@ use super::{
     front::Front,
     http::{Reply, Request},
     port::free_port,
+    process::Process,
     redis::{Redis, RedisOptions},
     shard_server::{Kind, ShardServer},
     wait::{wait_for, wait_until},
@@ -76,6 +77,12 @@ impl ClusterBuilder {
     /// Coordinators and replicators have this in their environment.
     pub fn env(mut self, name: &'static str, value: &'static str) -> Self {
         self.env.push((name, value));
+        self
+    }
+
+    /// All times are as operators have them.
+    pub fn usual_times(mut self) -> Self {
+        self.env.retain(|set| !TIMES.contains(set));
         self
     }
 
@@ -205,6 +212,11 @@ impl Cluster {
     /// An upload through the coordinator of that number.
     pub fn put(&self, coordinator: usize, key: &str, body: impl Into<Vec<u8>>) -> Request {
         Request::put(self.coordinators[coordinator].addr(), &format!("/{key}"), body)
+    }
+
+    /// The processes of our own nodes.
+    pub fn nodes(&self) -> Vec<&Process> {
+        self.servers.iter().filter_map(ShardServer::daemon).map(|daemon| &**daemon).collect()
     }
 
     /// A read through nginx, to be sent.

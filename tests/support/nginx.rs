@@ -16,7 +16,7 @@ use super::{
     wait::START_WITHIN,
 };
 
-/// One nginx: a single process, without a master, so that a signal meets all of it.
+/// One nginx: a single process, without a master, so that a signal meets all of it, unless it is to have workers.
 pub struct Nginx {
     process: Process,
     port: u16,
@@ -35,13 +35,21 @@ impl Nginx {
     /// Starts it with this configuration, which listens on `port` and names files relative to the prefix only (a folder of
     /// its own). It must not set `daemon` or `master_process`.
     pub fn start(port: u16, config: &str) -> Self {
+        Self::launch(port, config, |nginx| nginx.args(["-g", "daemon off; master_process off;"]))
+    }
+
+    /// The same with a master and workers, as it is run where it has to be fast.
+    pub fn start_with_workers(port: u16, config: &str) -> Self {
+        Self::launch(port, config, |nginx| nginx.has_children().args(["-g", "daemon off;"]))
+    }
+
+    fn launch(port: u16, config: &str, run: impl FnOnce(Program) -> Program) -> Self {
         let folder = tempfile::tempdir().expect("make a folder for nginx");
         fs::create_dir(folder.path().join("files")).expect("make nginx's folder of files");
         fs::write(folder.path().join("nginx.conf"), config).expect("write nginx's configuration");
-        let program = Program::new(required("nginx", "nginx"), folder.path())
-            .args(prefix_args(folder.path()))
-            .args(["-g", "daemon off; master_process off;"]);
-        let server = Self { process: Process::start(program), port, folder };
+        let program =
+            Program::new(required("nginx", "nginx"), folder.path()).args(prefix_args(folder.path()));
+        let server = Self { process: Process::start(run(program)), port, folder };
         server.wait_until_up();
         server
     }
