@@ -3,7 +3,7 @@
 # Most tests wait for servers rather than compute, so more of them than cores run at once.
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: help setup fmt lint unit docs test chaos simulate bench-engine
+.PHONY: help setup fmt lint unit docs test chaos simulate bench bench-engine
 
 help:
 	@echo "make setup   install what the tests need (apt-get; says what)"
@@ -14,6 +14,7 @@ help:
 	@echo "make docs    the documentation of the code, no warnings"
 	@echo "make simulate   simulated clusters from seed SEED on, SEEDS of them, or of one seed what happened in it"
 	@echo "make chaos   everything breaks, for BACKPACK_CHAOS_SECONDS (300), by the plan of BACKPACK_SEED: see docs/chaos.md"
+	@echo "make bench   everything beside what it stands against: nginx, the disk, the network; some 10 minutes"
 	@echo "make bench-engine   the storage engine beside what the disk gives without it; some 15 minutes"
 
 setup:
@@ -50,6 +51,11 @@ simulate:
 chaos:
 	@$(MAKE) --no-print-directory setup
 	TMPDIR=$$(scripts/test-folder) cargo test --locked --test chaos -- --ignored --nocapture --test-threads=1
+
+# `make bench PARTS="get put"` measures these; `make bench PARTS=--quick` only shows that it runs.
+bench:
+	@$(MAKE) --no-print-directory setup
+	cargo bench --locked --bench system -- $(PARTS)
 
 # On a disk, not in memory: that is what is measured.
 bench-engine:

@@ -4,6 +4,9 @@
 //! One file, or one folder, is one promise or one part; `cargo test --test system cluster_moves` runs one of them.
 
 mod admin_commands;
+mod bench;
+#[path = "../../benches/system/suite/mod.rs"]
+mod bench_suite;
 mod client_cases;
 mod client_connections;
 mod client_copy;

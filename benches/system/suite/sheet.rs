@@ -1,0 +1,62 @@
+//! The table. A line is printed as soon as it is known: all of them take minutes.
+
+use super::line::Line;
+
+const HEADINGS: [&str; 9] =
+    ["COMPARED", "UNIT", "OURS", "PEER", "RATIO OR DIFFERENCE", "CPU S", "PEER'S", "TARGET", "MET"];
+
+/// Of the columns. The first two begin at the left.
+const WIDTHS: [usize; 9] = [58, 9, 9, 9, 24, 7, 7, 9, 4];
+
+/// A table that is being written.
+pub struct Sheet {
+    lines: Vec<Line>,
+}
+
+impl Sheet {
+    /// Says what machine it is, and what the columns are.
+    pub fn begin() -> Self {
+        println!("{}\n\n{}", machine(), row(HEADINGS));
+        Self { lines: Vec::new() }
+    }
+
+    /// A line more.
+    pub fn add(&mut self, line: Line) {
+        println!("{}", row(line.cells().each_ref().map(String::as_str)));
+        self.lines.push(line);
+    }
+
+    /// Says how many targets are met; its lines.
+    pub fn end(self) -> Vec<Line> {
+        let met: Vec<bool> = self.lines.iter().filter_map(Line::met).collect();
+        println!("\n{} of {} targets are met", met.iter().filter(|met| **met).count(), met.len());
+        self.lines
+    }
+}
+
+fn row(cells: [&str; 9]) -> String {
+    let cell = |(at, (cell, width)): (usize, (&str, usize))| match at {
+        0 | 1 => format!("{cell:<width$}"),
+        _ => format!("{cell:>width$}"),
+    };
+    let cells: Vec<String> = cells.into_iter().zip(WIDTHS).enumerate().map(cell).collect();
+    cells.join("  ").trim_end().to_owned()
+}
+
+/// What the figures were taken on.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let value = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map_or(String::new(), |(_, value)| value.trim().to_owned())
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    format!(
+        "{cores} cores of {}, {} of memory, Linux {}; files in {}; load before it {}",
+        value(&read("/proc/cpuinfo"), "model name"),
+        value(&read("/proc/meminfo"), "MemTotal"),
+        read("/proc/sys/kernel/osrelease").trim(),
+        tempfile::env::temp_dir().display(),
+        read("/proc/loadavg").split(' ').next().unwrap_or_default(),
+    )
+}
