@@ -2,7 +2,9 @@
 //! the first server that is asked has no such blob.
 
 use super::{
-    Scale, kib,
+    Scale,
+    figures::Figures,
+    kib,
     line::{Line, Target},
     load::Load,
     servers::{files, proxy, uploads},
@@ -11,6 +13,7 @@ use super::{
 };
 use crate::support::{
     cluster::{Cluster, ClusterBuilder},
+    process::Process,
     shard_server::Kind,
 };
 
@@ -32,9 +35,7 @@ pub fn measure(scale: &Scale, sheet: &mut Sheet) {
 }
 
 fn through_nginx(scale: &Scale, cluster: &Cluster, size: usize, sheet: &mut Sheet) {
-    let front = cluster.front.as_ref().expect("a cluster has one");
-    let mut ours = vec![front.process()];
-    ours.extend(cluster.nodes());
+    let ours = read_path(cluster);
     let uploads = uploads();
     let servers = [files(&uploads.files()), files(&uploads.files())];
     let proxy = proxy(&servers);
@@ -54,26 +55,32 @@ fn through_nginx(scale: &Scale, cluster: &Cluster, size: usize, sheet: &mut Shee
 /// Reads of blobs that every server has, and of blobs that only one of two has: nginx asks in turn, so every other read of these
 /// asks the wrong one first.
 fn a_miss(scale: &Scale, cluster: &Cluster, sheet: &mut Sheet) {
-    let (size, nodes) = (SIZES[0], cluster.nodes());
+    let (size, servers) = (SIZES[0], read_path(cluster));
     let alone = |load: Load| load.with("--concurrency", 1);
     let mut straight = Vec::new();
     let turns = Turns::take(
         scale,
-        || Round::of(&nodes, || alone(read(scale, cluster, size, "one")).run()),
+        || Round::of(&servers, || alone(read(scale, cluster, size, "one")).run()),
         || {
             let node = cluster.servers[0].addr();
-            straight.push(Round::of(&nodes, || alone(Load::get(scale, &node, &node, size, BLOBS)).run()));
-            Round::of(&nodes, || alone(read(scale, cluster, size, "all")).run())
+            straight.push(Round::of(&servers, || alone(Load::get(scale, &node, &node, size, BLOBS)).run()));
+            Round::of(&servers, || alone(read(scale, cluster, size, "all")).run())
         },
     );
     let mean = |round: &Round| round.answered.mean_ms;
     let line = Line::difference(String::new(), "ms", &turns, mean);
     let miss = line.compared.with(&line.compared, |half, other_half| half + other_half);
-    let turn: super::figures::Figures = straight.iter().map(mean).collect();
+    let turn: Figures = straight.iter().map(mean).collect();
     let what = "a miss on the first server / GET straight from a node".to_owned();
     let compared = miss.with(&turn, |miss, turn| miss / turn);
     let line = Line { what, ours: miss, peer: Some(turn), compared, ..line };
     sheet.add(line.target(Target::AtMost(1.0)));
+}
+
+/// nginx, and the nodes behind it.
+fn read_path(cluster: &Cluster) -> Vec<&Process> {
+    let front = cluster.front.as_ref().expect("a cluster has one");
+    [front.process()].into_iter().chain(cluster.nodes()).collect()
 }
 
 fn read(scale: &Scale, cluster: &Cluster, size: usize, level: &str) -> Load {

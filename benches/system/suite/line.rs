@@ -6,6 +6,7 @@ use super::{
 };
 
 /// A line.
+#[derive(Debug)]
 pub struct Line {
     /// What is compared.
     pub what: String,
