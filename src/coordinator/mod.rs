@@ -168,7 +168,7 @@ pub async fn serve(listener: impl Listener, config: Config, deps: Deps, shutdown
         stopping.wait().await;
         running.fail("stopping");
     });
-    let server = Server { handler: Arc::new(coordinator.clone()), readiness, limits };
+    let server = Server::new(coordinator.clone(), readiness, limits);
     server.serve(listener, shutdown).await;
     while workers.join_next().await.is_some() {}
     coordinator.finish_tasks().await;

@@ -1,6 +1,9 @@
 //! Names of the headers that are ours, and of those that `http` does not know; how a header is set and read.
 
-use std::{fmt::Display, str::FromStr};
+use std::{
+    fmt::{self, Display, Write},
+    str::FromStr,
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -32,8 +35,46 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Sets a header to a value that is made of our own text, numbers and checked values.
 pub fn set(to: &mut HeaderMap, name: HeaderName, value: impl Display) {
     // Such a text is always a header's value; if it were not, a message without it is better than none.
-    if let Ok(value) = HeaderValue::try_from(value.to_string()) {
+    if let Some(value) = value_of(value) {
         to.insert(name, value);
+    }
+}
+
+/// A text as a header's value; `None` if it has control bytes.
+pub fn value_of(text: impl Display) -> Option<HeaderValue> {
+    let mut short = Short::default();
+    let value = match write!(short, "{text}") {
+        Ok(()) => HeaderValue::from_bytes(short.bytes()),
+        Err(_) => HeaderValue::try_from(text.to_string()),
+    };
+    value.ok()
+}
+
+/// A short text in memory that nobody was asked for: an answer has a dozen of them.
+struct Short {
+    bytes: [u8; 64],
+    length: usize,
+}
+
+impl Default for Short {
+    fn default() -> Self {
+        Self { bytes: [0; 64], length: 0 }
+    }
+}
+
+impl Short {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl Write for Short {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.length + text.len();
+        let room = self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
     }
 }
 
@@ -51,4 +92,21 @@ pub fn pick(from: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
         }
     }
     picked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_set_whatever_their_length() {
+        for length in [0, 1, 63, 64, 65, 1000] {
+            let (text, mut headers) = ("x".repeat(length), HeaderMap::new());
+            set(&mut headers, KEY, format_args!("{}{text}", 7));
+            assert_eq!(headers[KEY], format!("7{text}"));
+        }
+        let mut headers = HeaderMap::new();
+        set(&mut headers, KEY, "a\nb");
+        assert!(headers.is_empty());
+    }
 }

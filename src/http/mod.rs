@@ -7,6 +7,7 @@
 //! - [`listener`]: where connections come from
 //! - `linger`: closing so that a client in mid upload still gets its answer
 //! - [`request_id`]: the id that travels with an upload
+//! - `requests`: what is counted of them
 //! - [`verify`]: a body checked against what its client announced
 //! - [`server`]: accept loop, limits, probes, request log, graceful stop
 
@@ -17,6 +18,7 @@ mod linger;
 pub mod listener;
 pub mod reply;
 pub mod request_id;
+mod requests;
 pub mod server;
 pub mod verify;
 

@@ -13,11 +13,13 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
-use metrics::{counter, gauge, histogram};
+use metrics::{counter, gauge};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Answer, Connection, Listener, RequestId, incoming, linger::Lingering, reply};
+use super::{
+    Answer, Connection, Listener, RequestId, incoming, linger::Lingering, reply, requests::Requests,
+};
 use crate::{
     daemon::Shutdown,
     telemetry::{self, health::Readiness},
@@ -49,9 +51,6 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// holds on to the whole buffer it was read into, and hyper's own limit is 400 KiB.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Most headers of a request.
-const MAX_HEADERS: usize = 100;
-
 /// After a failed accept (no file descriptors left) there is no use in trying at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -66,12 +65,10 @@ pub trait Handler: Send + Sync + 'static {
 
 /// A listener's handler with what surrounds it.
 pub struct Server<H> {
-    /// Does the work.
-    pub handler: Arc<H>,
-    /// What `/-/ready` says.
-    pub readiness: Readiness,
-    /// Limits of the listener.
-    pub limits: Limits,
+    handler: Arc<H>,
+    readiness: Readiness,
+    limits: Limits,
+    requests: Requests,
 }
 
 /// The open connections of one listener.
@@ -95,6 +92,11 @@ impl Connections {
 }
 
 impl<H: Handler> Server<H> {
+    /// The handler does the work, the readiness is what `/-/ready` says.
+    pub fn new(handler: H, readiness: Readiness, limits: Limits) -> Self {
+        Self { handler: Arc::new(handler), readiness, limits, requests: Requests::default() }
+    }
+
     /// Serves until the shutdown begins, then stops accepting and lets what is in flight finish within its deadline.
     pub async fn serve(self, listener: impl Listener, shutdown: Shutdown) {
         let server = Arc::new(self);
@@ -140,7 +142,7 @@ impl<H: Handler> Server<H> {
             .timer(TokioTimer::new())
             .header_read_timeout(head)
             .max_header_size(MAX_HEAD_BYTES)
-            .max_headers(MAX_HEADERS)
+            // A request has at most 100 headers: hyper's own limit, which it has room for without asking for memory.
             .max_buf_size(BUFFER_BYTES)
             .serve_connection(TokioIo::new(Lingering::new(stream)), service);
         let connection = connections.graceful.watch(connection);
@@ -161,7 +163,7 @@ impl<H: Handler> Server<H> {
         let role = self.handler.role();
         let id = RequestId::of(request.headers());
         let method = request.method().clone();
-        let path = request.uri().path().to_owned();
+        let uri = request.uri().clone();
         let mut answer = match self.answer_probe(&request) {
             Some(answer) => answer,
             None if incoming::has_ambiguous_length(request.headers()) => {
@@ -173,12 +175,9 @@ impl<H: Handler> Server<H> {
             None => self.handler.handle(request, &id).await,
         };
         id.write_to(answer.headers_mut());
-        let seconds = started.elapsed().as_secs_f64();
+        let (seconds, path) = (started.elapsed().as_secs_f64(), uri.path());
+        self.requests.note(role, &method, answer.status(), seconds);
         let status = answer.status().as_u16();
-        let label = method_label(&method);
-        counter!("backpack_http_requests_total", "role" => role, "method" => label, "status" => status_label(answer.status()))
-            .increment(1);
-        histogram!("backpack_http_request_seconds", "role" => role, "method" => label).record(seconds);
         // A probe that says "not ready" is no failure of anything.
         if answer.status().is_server_error() && !path.starts_with("/-/") {
             tracing::warn!(role, request_id = %id, %method, path, status, seconds, "request failed");
@@ -219,47 +218,4 @@ fn note_connection_error(role: &'static str, error: &hyper::Error) {
         counter!("backpack_http_malformed_total", "role" => role).increment(1);
     }
     tracing::debug!(role, %error, "connection ended");
-}
-
-/// Methods come from the network; only known ones become a label.
-fn method_label(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::PUT => "PUT",
-        Method::POST => "POST",
-        Method::DELETE => "DELETE",
-        _ => "other",
-    }
-}
-
-fn status_label(status: StatusCode) -> &'static str {
-    match status.as_u16() {
-        200 => "200",
-        201 => "201",
-        204 => "204",
-        206 => "206",
-        304 => "304",
-        400 => "400",
-        404 => "404",
-        405 => "405",
-        408 => "408",
-        410 => "410",
-        411 => "411",
-        412 => "412",
-        413 => "413",
-        416 => "416",
-        422 => "422",
-        500 => "500",
-        501 => "501",
-        502 => "502",
-        503 => "503",
-        507 => "507",
-        other => match other / 100 {
-            2 => "2xx",
-            3 => "3xx",
-            4 => "4xx",
-            _ => "5xx",
-        },
-    }
 }

@@ -27,7 +27,9 @@ impl Checksum {
 
 impl fmt::Display for Checksum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&STANDARD.encode(self.0.to_be_bytes()))
+        let mut text = [0; 12];
+        let written = STANDARD.encode_slice(self.0.to_be_bytes(), &mut text).unwrap_or_default();
+        f.write_str(str::from_utf8(&text[..written]).unwrap_or_default())
     }
 }
 

@@ -126,7 +126,7 @@ fn hex(digit: u8) -> Result<u8, KeyError> {
 
 /// Whether a segment is `.` or `..` once `%2e` is read as a dot, as nginx and browsers do.
 fn is_dot_segment(segment: &str) -> bool {
-    if segment.len() > "%2e%2e".len() {
+    if segment.len() > "%2e%2e".len() || !segment.starts_with(['.', '%']) {
         return false;
     }
     let plain = segment.to_ascii_lowercase().replace("%2e", ".");

@@ -46,7 +46,7 @@ impl Version {
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        f.write_str(self.0.array_to_str(&mut [0; ulid::ULID_LEN]))
     }
 }
 

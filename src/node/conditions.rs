@@ -4,7 +4,10 @@
 //! A blob's entity tag is its version in quotes, always a strong one; its modification date is its version's time in
 //! whole seconds.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use http::{
     HeaderMap, HeaderName,
@@ -89,8 +92,12 @@ pub fn part(headers: &HeaderMap, held: Version, length: u64) -> Part {
 }
 
 /// A version as an entity tag.
-pub fn entity_tag(version: Version) -> String {
-    format!("\"{version}\"")
+pub struct EntityTag(pub Version);
+
+impl fmt::Display for EntityTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0)
+    }
 }
 
 /// When a blob of that version was written, in whole seconds. Versions can lie beyond the last date that HTTP can
@@ -178,7 +185,7 @@ mod tests {
     fn headers(pairs: Pairs<'_>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
-            let value = value.replace('@', &entity_tag(held()));
+            let value = value.replace('@', &EntityTag(held()).to_string());
             headers.append(name, HeaderValue::try_from(value).unwrap());
         }
         headers

@@ -9,16 +9,19 @@ use crate::{
     storage::BlobInfo,
 };
 
+/// Headers of an answer besides metadata, so that their map need not grow.
+const USUAL: usize = 10;
+
 /// The version a key holds, as ours and as entity tag.
 pub fn write_version(version: Version, to: &mut HeaderMap) {
     set(to, headers::VERSION, version);
-    set(to, header::ETAG, conditions::entity_tag(version));
+    set(to, header::ETAG, conditions::EntityTag(version));
 }
 
 /// What a reader may keep to ask again: the version and its date.
 fn write_validators(version: Version, to: &mut HeaderMap) {
     write_version(version, to);
-    set(to, header::LAST_MODIFIED, httpdate::fmt_http_date(conditions::modified(version)));
+    set(to, header::LAST_MODIFIED, httpdate::HttpDate::from(conditions::modified(version)));
 }
 
 /// The head of a whole blob (200).
@@ -35,6 +38,7 @@ pub fn write_part(info: &BlobInfo, span: Span, to: &mut HeaderMap) {
 }
 
 fn write_common(info: &BlobInfo, body_bytes: u64, to: &mut HeaderMap) {
+    to.reserve(info.meta.pairs().len() + USUAL);
     info.meta.write_to(to);
     write_validators(info.version, to);
     to.insert(header::CONTENT_LENGTH, HeaderValue::from(body_bytes));

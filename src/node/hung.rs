@@ -135,11 +135,12 @@ impl Door {
             drop(waiting);
             result
         };
-        let mut call = Call { work: Some(Box::pin(work)), door: self.clone(), started: Instant::now() };
+        let mut work: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(work);
         // What is in memory needs no clock.
-        if let Poll::Ready(result) = poll!(&mut call) {
+        if let Poll::Ready(result) = poll!(&mut work) {
             return result;
         }
+        let call = Call { work: Some(work), door: self.clone(), started: Instant::now() };
         timeout(self.deadline, call).await.unwrap_or(Err(StorageError::Hung(self.deadline)))
     }
 }
@@ -281,6 +282,10 @@ struct Opened {
 impl Blob for Opened {
     fn info(&self) -> &BlobInfo {
         self.blob.info()
+    }
+
+    fn at_hand(&self) -> Option<Bytes> {
+        self.blob.at_hand()
     }
 
     async fn read(&self, start: u64, end: u64) -> Result<Bytes, StorageError> {

@@ -13,7 +13,7 @@ use metrics::{Counter, Histogram, counter, gauge, histogram};
 use parking_lot::Mutex;
 
 use super::refusal::Refusal;
-use crate::{http::Answer, storage::Usage};
+use crate::{http::Answer, storage::Usage, telemetry::Kept};
 
 /// The counters of one node.
 pub struct Metrics {
@@ -29,6 +29,7 @@ pub struct Metrics {
     pub gets: Traffic,
     /// Blobs taken.
     pub puts: Traffic,
+    outcomes: Kept<(Verb, &'static str), Counter>,
 }
 
 impl Metrics {
@@ -41,6 +42,7 @@ impl Metrics {
             sent_bytes: counter!("backpack_node_sent_bytes_total", "node" => node.clone()),
             gets: Traffic::default(),
             puts: Traffic::default(),
+            outcomes: Kept::default(),
             node,
         }
     }
@@ -203,7 +205,12 @@ impl Drop for Pending<'_> {
             Verb::Put => "backpack_node_puts_total",
             Verb::Delete => "backpack_node_deletes_total",
         };
-        counter!(name, "node" => self.metrics.node.clone(), "outcome" => self.outcome).increment(1);
+        let Metrics { node, outcomes, .. } = self.metrics;
+        outcomes.with(
+            (self.verb, self.outcome),
+            || counter!(name, "node" => node.clone(), "outcome" => self.outcome),
+            |outcome| outcome.increment(1),
+        );
     }
 }
 

@@ -116,7 +116,7 @@ pub async fn serve(listener: impl Listener, deps: Deps, shutdown: Shutdown) -> R
         clock: clock.clone(),
         started: Instant::now(),
     };
-    let server = Server { handler: Arc::new(node), readiness, limits: http_limits };
+    let server = Server::new(node, readiness, http_limits);
 
     // Begins after `shutdown`, once nobody is sent here any more.
     let stop = Shutdown::new(shutdown.drain());
@@ -221,7 +221,8 @@ impl Node {
     async fn blob(&self, key: &Key, head: &Parts, body: Incoming, id: &RequestId) -> Answer {
         let pending = Pending::new(&self.metrics, &head.method);
         let result = match head.method {
-            Method::PUT => self.put(key, head, body).await,
+            // In memory of its own: what a read has to remember is moved from place to place with every request.
+            Method::PUT => Box::pin(self.put(key, head, body)).await,
             Method::DELETE => put::delete(self, key, &head.headers).await,
             Method::HEAD => get::head(self, key, &head.headers).await,
             _ => get::get(self, key, &head.headers).await,

@@ -82,7 +82,7 @@ pub async fn serve(settings: Settings, deps: Deps, shutdown: Shutdown) {
     let mut background = JoinSet::new();
     background.spawn(lease::keep(in_flight.clone(), queue.clone(), settings.lease));
     if let Some(listener) = probes {
-        let server = Server { handler: Arc::new(Probes), readiness, limits: Limits::default() };
+        let server = Server::new(Probes, readiness, Limits::default());
         background.spawn(server.serve(listener, shutdown.clone()));
     }
     let acks = tokio::spawn(acks);

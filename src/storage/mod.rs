@@ -176,6 +176,9 @@ pub trait Blob: Send + Sync {
     /// What is known of it.
     fn info(&self) -> &BlobInfo;
 
+    /// All of its bytes, if they are in memory: those of short blobs are read with what is known of them.
+    fn at_hand(&self) -> Option<Bytes>;
+
     /// The bytes `start..end` of it, which must lie inside. Meant to be called with spans of at most
     /// [`READ_CHUNK_BYTES`]. Bytes are checked before they are returned: damage is an error, never bytes.
     async fn read(&self, start: u64, end: u64) -> Result<Bytes, StorageError>;

@@ -255,6 +255,10 @@ impl Blob for Stored {
         &self.info
     }
 
+    fn at_hand(&self) -> Option<Bytes> {
+        None
+    }
+
     async fn read(&self, start: u64, end: u64) -> Result<Bytes, StorageError> {
         let _permit = self.reads.acquire().await.unwrap();
         self.largest_read.fetch_max((end - start) as usize, Ordering::SeqCst);

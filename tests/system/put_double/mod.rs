@@ -142,8 +142,7 @@ impl Coordinator {
             go_on: Notify::new(),
         });
         let shutdown = Shutdown::new(Duration::ZERO);
-        let handler = Arc::new(Play(state.clone()));
-        let server = Server { handler, readiness: Readiness::default(), limits: Default::default() };
+        let server = Server::new(Play(state.clone()), Readiness::default(), Default::default());
         tokio::spawn(server.serve(listener, shutdown.clone()));
         Self { addr, state, shutdown }
     }
