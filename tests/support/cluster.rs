@@ -254,20 +254,20 @@ impl Cluster {
     /// What is in the queue.
     pub fn queue_stats(&self) -> QueueStats {
         let queue = self.queue();
-        self.runtime.block_on(queue.stats()).expect("the queue answers")
+        wait_for("the queue answers", DRAIN_WITHIN, || self.runtime.block_on(queue.stats()).ok())
     }
 
     /// Tasks that were given up.
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
-        let queue = self.queue();
-        self.runtime.block_on(queue.dead(&Filter::default(), 1000)).expect("the queue answers")
+        let (queue, all) = (self.queue(), Filter::default());
+        wait_for("the queue answers", DRAIN_WITHIN, || self.runtime.block_on(queue.dead(&all, 1000)).ok())
     }
 
     /// Waits until no copy is still to be made.
     pub fn wait_drained(&self) {
         let queue = self.queue();
         wait_until("the queue drains", DRAIN_WITHIN, || {
-            let stats = self.runtime.block_on(queue.stats()).expect("the queue answers");
+            let Ok(stats) = self.runtime.block_on(queue.stats()) else { return false };
             stats.servers.iter().all(|server| server.error.is_none()) && stats.backlog() == 0
         });
     }
