@@ -6,6 +6,8 @@
 
 mod get;
 mod list;
+#[path = "../shared/machine.rs"]
+mod machine;
 mod many;
 mod overwrite;
 mod put;
@@ -60,7 +62,7 @@ fn main() {
         return many::open_here(dir.as_ref());
     }
     let scale = if args.iter().any(|arg| arg == "--quick") { QUICK } else { FULL };
-    machine();
+    println!("{}", machine::machine());
     let parts: [(&str, Measure); 4] = [
         ("put", put::measure),
         ("get", get::measure),
@@ -70,23 +72,6 @@ fn main() {
     let is_named = |name: &str| args.iter().any(|arg| arg == name);
     let all = !parts.iter().any(|(name, _)| is_named(name));
     parts.iter().filter(|(name, _)| all || is_named(name)).for_each(|(_, measure)| measure(&scale));
-}
-
-/// What the figures were taken on.
-fn machine() {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let value = |text: &str, name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-        line.split_once(':').map_or(String::new(), |(_, value)| value.trim().to_owned())
-    };
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    println!(
-        "{cores} cores of {}, {} of memory, Linux {}; files in {}",
-        value(&read("/proc/cpuinfo"), "model name"),
-        value(&read("/proc/meminfo"), "MemTotal"),
-        read("/proc/sys/kernel/osrelease").trim(),
-        std::env::temp_dir().display(),
-    );
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -1,9 +1,11 @@
 //! Tests of compaction: stopped or crashed at each of its steps, beside damage, readers and tombstones.
 
+#[path = "../../tests/support/files.rs"]
+mod files;
+
 use std::{
     collections::{BTreeMap, HashMap},
-    fs, io,
-    path::Path,
+    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 
+pub use self::files::copy;
 use super::{
     Before, Engine, Found, NewBlob, Options, Storage, StorageError, SyncMode, compact,
     rewrite::{Rewritten, Stop, rewrite},
@@ -111,24 +114,6 @@ pub async fn find_tombstones(engine: &Engine) {
         *shared.compaction.needless.lock() = needless;
     };
     tokio::task::spawn_blocking(find).await.unwrap();
-}
-
-/// The state of a directory as a crash would leave it: copied while the engine is open.
-pub fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            match fs::copy(entry.path(), target) {
-                // Files of keys are written and removed while we copy.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                copied => drop(copied.unwrap()),
-            }
-        }
-    }
 }
 
 pub fn block_on<F: Future>(work: F) -> F::Output {

@@ -67,13 +67,14 @@ fn a_miss(scale: &Scale, cluster: &Cluster, sheet: &mut Sheet) {
             Round::of(&servers, || alone(read(scale, cluster, size, "all")).run())
         },
     );
-    let mean = |round: &Round| round.answered.mean_ms;
-    let line = Line::difference(String::new(), "ms", &turns, mean);
-    let miss = line.compared.with(&line.compared, |half, other_half| half + other_half);
-    let turn: Figures = straight.iter().map(mean).collect();
+    let mean = |rounds: &[Round]| -> Figures { rounds.iter().map(|round| round.answered.mean_ms).collect() };
+    // Half of the reads met one.
+    let miss = mean(&turns.ours).with(&mean(&turns.peer), |some, none| 2.0 * (some - none));
+    let turn = mean(&straight);
     let what = "a miss on the first server / GET straight from a node".to_owned();
+    let line = Line::ratio(what, "ms", &turns, |round| round.answered.mean_ms);
     let compared = miss.with(&turn, |miss, turn| miss / turn);
-    let line = Line { what, ours: miss, peer: Some(turn), compared, ..line };
+    let line = Line { ours: miss, peer: Some(turn), compared, ..line };
     sheet.add(line.target(Target::AtMost(1.0)));
 }
 

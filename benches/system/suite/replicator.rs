@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::{
     Scale,
     coordinator::behind,
+    figures::Figures,
     line::{Line, Target},
     load::{Answered, Load},
     sheet::Sheet,
@@ -49,8 +50,8 @@ pub fn measure(scale: &Scale, sheet: &mut Sheet) {
     sheet.add(Line::ratio(what, "per CPU s", &turns, Round::per_cpu_second));
 
     let rounds: Vec<Round> = (0..scale.rounds).map(|_| lag(scale, &mut cluster)).collect();
-    let line = Line::alone(String::new(), "a second", &rounds, Round::per_second);
-    let what = format!("p99 from upload to copy, at {} uploads a second", line.ours);
+    let rate: Figures = rounds.iter().map(Round::per_second).collect();
+    let what = format!("p99 from upload to copy, at {rate} uploads a second");
     sheet.add(Line::alone(what, "ms", &rounds, |round| round.answered.p99_ms).target(LAG));
 }
 

@@ -1,5 +1,8 @@
 //! The table. A line is printed as soon as it is known: all of them take minutes.
 
+#[path = "../../shared/machine.rs"]
+mod machine;
+
 use super::line::Line;
 
 const HEADINGS: [&str; 9] =
@@ -16,7 +19,9 @@ pub struct Sheet {
 impl Sheet {
     /// Says what machine it is, and what the columns are.
     pub fn begin() -> Self {
-        println!("{}\n\n{}", machine(), row(HEADINGS));
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = load.split(' ').next().unwrap_or_default();
+        println!("{}; load before it {load}\n\n{}", machine::machine(), row(HEADINGS));
         Self { lines: Vec::new() }
     }
 
@@ -41,22 +46,4 @@ fn row(cells: [&str; 9]) -> String {
     };
     let cells: Vec<String> = cells.into_iter().zip(WIDTHS).enumerate().map(cell).collect();
     cells.join("  ").trim_end().to_owned()
-}
-
-/// What the figures were taken on.
-fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let value = |text: &str, name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-        line.split_once(':').map_or(String::new(), |(_, value)| value.trim().to_owned())
-    };
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!(
-        "{cores} cores of {}, {} of memory, Linux {}; files in {}; load before it {}",
-        value(&read("/proc/cpuinfo"), "model name"),
-        value(&read("/proc/meminfo"), "MemTotal"),
-        read("/proc/sys/kernel/osrelease").trim(),
-        tempfile::env::temp_dir().display(),
-        read("/proc/loadavg").split(' ').next().unwrap_or_default(),
-    )
 }
