@@ -1,9 +1,6 @@
 //! Names of the headers that are ours, and of those that `http` does not know; how a header is set and read.
 
-use std::{
-    fmt::{self, Display, Write},
-    str::FromStr,
-};
+use std::{fmt::Display, io::Write, str::FromStr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -42,40 +39,17 @@ pub fn set(to: &mut HeaderMap, name: HeaderName, value: impl Display) {
 
 /// A text as a header's value; `None` if it has control bytes.
 pub fn value_of(text: impl Display) -> Option<HeaderValue> {
-    let mut short = Short::default();
-    let value = match write!(short, "{text}") {
-        Ok(()) => HeaderValue::from_bytes(short.bytes()),
+    // An answer has a dozen of them, nearly all short: those are written where no memory has to be asked for.
+    let mut short = [0; 64];
+    let mut room = &mut short[..];
+    let value = match write!(room, "{text}") {
+        Ok(()) => {
+            let left = room.len();
+            HeaderValue::from_bytes(&short[..short.len() - left])
+        }
         Err(_) => HeaderValue::try_from(text.to_string()),
     };
     value.ok()
-}
-
-/// A short text in memory that nobody was asked for: an answer has a dozen of them.
-struct Short {
-    bytes: [u8; 64],
-    length: usize,
-}
-
-impl Default for Short {
-    fn default() -> Self {
-        Self { bytes: [0; 64], length: 0 }
-    }
-}
-
-impl Short {
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-}
-
-impl Write for Short {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let end = self.length + text.len();
-        let room = self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
-    }
 }
 
 /// A header's value, where it is there and can be read.

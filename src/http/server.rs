@@ -65,7 +65,7 @@ pub trait Handler: Send + Sync + 'static {
 
 /// A listener's handler with what surrounds it.
 pub struct Server<H> {
-    handler: Arc<H>,
+    handler: H,
     readiness: Readiness,
     limits: Limits,
     requests: Requests,
@@ -94,7 +94,7 @@ impl Connections {
 impl<H: Handler> Server<H> {
     /// The handler does the work, the readiness is what `/-/ready` says.
     pub fn new(handler: H, readiness: Readiness, limits: Limits) -> Self {
-        Self { handler: Arc::new(handler), readiness, limits, requests: Requests::default() }
+        Self { handler, readiness, limits, requests: Requests::default() }
     }
 
     /// Serves until the shutdown begins, then stops accepting and lets what is in flight finish within its deadline.

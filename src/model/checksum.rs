@@ -3,7 +3,7 @@
 
 use std::{fmt, str::FromStr};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{Engine as _, display::Base64Display, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
 /// The CRC-64/NVME of a blob's bytes.
@@ -27,9 +27,7 @@ impl Checksum {
 
 impl fmt::Display for Checksum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; 12];
-        let written = STANDARD.encode_slice(self.0.to_be_bytes(), &mut text).unwrap_or_default();
-        f.write_str(str::from_utf8(&text[..written]).unwrap_or_default())
+        fmt::Display::fmt(&Base64Display::new(&self.0.to_be_bytes(), &STANDARD), f)
     }
 }
 

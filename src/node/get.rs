@@ -53,13 +53,7 @@ pub async fn get(node: &Node, key: &Key, headers: &HeaderMap) -> Result<Answer, 
         }
         Part::Unsatisfiable => return Err(Refusal::Unsatisfiable { length: info.length }),
     };
-    *answer.body_mut() = match blob.at_hand() {
-        Some(bytes) => {
-            node.metrics.sent((span.end - span.start) as usize);
-            bytes.slice(span.start as usize..span.end as usize).into()
-        }
-        None => Sender::new(node, key, blob, span).into_body().await?,
-    };
+    *answer.body_mut() = Sender::new(node, key, blob, span).into_body().await?;
     Ok(answer)
 }
 
@@ -127,7 +121,10 @@ impl Sender {
         }
         let start = self.rest.start;
         let end = self.rest.end.min(start + READ_CHUNK_BYTES);
-        let bytes = self.blob.read(start, end).await?;
+        let bytes = match self.blob.at_hand() {
+            Some(all) => all.slice(start as usize..end as usize),
+            None => self.blob.read(start, end).await?,
+        };
         if bytes.len() as u64 != end - start {
             return Err(StorageError::Damaged(format!("{} bytes of {start}..{end} came", bytes.len())));
         }
