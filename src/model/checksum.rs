@@ -4,11 +4,9 @@
 use std::{fmt, str::FromStr};
 
 use base64::{Engine as _, display::Base64Display, engine::general_purpose::STANDARD};
-use serde::{Deserialize, Serialize};
 
 /// The CRC-64/NVME of a blob's bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Checksum(pub u64);
 
 /// A text that is not base64 of 8 bytes.
@@ -45,18 +43,7 @@ impl FromStr for Checksum {
     }
 }
 
-impl TryFrom<String> for Checksum {
-    type Error = ChecksumError;
-    fn try_from(text: String) -> Result<Self, ChecksumError> {
-        text.parse()
-    }
-}
-
-impl From<Checksum> for String {
-    fn from(checksum: Checksum) -> String {
-        checksum.to_string()
-    }
-}
+super::text::stands_as_text!(Checksum);
 
 /// A CRC-64/NVME that is being computed.
 #[derive(Clone)]

@@ -20,8 +20,7 @@ pub const MEAN_KEYS: u64 = 128;
 
 /// The sum, modulo 2^128, of a hash (XXH3-128) of each key with its version, checksum and whether it was deleted. Finds what
 /// differs by accident; whoever can choose keys and versions at will could make two sums equal.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Digest(u128);
 
 /// A text that is no digest.
@@ -79,18 +78,7 @@ impl FromStr for Digest {
     }
 }
 
-impl TryFrom<String> for Digest {
-    type Error = DigestError;
-    fn try_from(text: String) -> Result<Self, DigestError> {
-        text.parse()
-    }
-}
-
-impl From<Digest> for String {
-    fn from(digest: Digest) -> String {
-        digest.to_string()
-    }
-}
+super::text::stands_as_text!(Digest);
 
 /// A range of keys, as `GET /-/digest` answers it: it begins behind the one before it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

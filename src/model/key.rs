@@ -3,8 +3,6 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
-
 /// Longest key in bytes. Long enough for S3's 1,024, short enough for one record header and one task.
 pub const MAX_KEY_BYTES: usize = 1024;
 
@@ -35,8 +33,7 @@ pub enum KeyError {
 }
 
 /// A blob's key: 1 to [`MAX_KEY_BYTES`] bytes of UTF-8, without the leading slash of the URL.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<str>);
 
 impl Key {
@@ -55,18 +52,7 @@ impl FromStr for Key {
     }
 }
 
-impl TryFrom<String> for Key {
-    type Error = KeyError;
-    fn try_from(text: String) -> Result<Self, KeyError> {
-        text.parse()
-    }
-}
-
-impl From<Key> for String {
-    fn from(key: Key) -> String {
-        key.0.as_ref().to_owned()
-    }
-}
+super::text::stands_as_text!(Key);
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,6 +10,7 @@
 //! - [`map`]: the immutable picture of servers, shards, pools and the queue
 //! - [`listed`]: what a server holds under a key; [`digest`]: the same of a range of keys, in a few bytes
 //! - [`task`]: one copy or delete still to be made
+//! - `text`: how all these stand in JSON
 
 pub mod checksum;
 pub mod digest;
@@ -21,6 +22,7 @@ pub mod meta;
 pub mod range;
 pub mod size;
 pub mod task;
+mod text;
 pub mod version;
 
 pub use checksum::{Checksum, Crc64};

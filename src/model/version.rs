@@ -3,13 +3,11 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 /// A write's version: 128 bits, the first 48 of them milliseconds since 1970. As text 26 characters that sort
 /// like the numbers (the ULID specification).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(Ulid);
 
 /// A text that is no ULID.
@@ -63,18 +61,7 @@ impl FromStr for Version {
     }
 }
 
-impl TryFrom<String> for Version {
-    type Error = VersionError;
-    fn try_from(text: String) -> Result<Self, VersionError> {
-        text.parse()
-    }
-}
-
-impl From<Version> for String {
-    fn from(version: Version) -> String {
-        version.to_string()
-    }
-}
+super::text::stands_as_text!(Version);
 
 #[cfg(test)]
 mod tests {
