@@ -163,7 +163,8 @@ impl<H: Handler> Server<H> {
         let role = self.handler.role();
         let id = RequestId::of(request.headers());
         let method = request.method().clone();
-        let uri = request.uri().clone();
+        // Copied: what hyper gives holds on to the buffer that it read the head into, and a body may take its time.
+        let path = request.uri().path().to_owned();
         let mut answer = match self.answer_probe(&request) {
             Some(answer) => answer,
             None if incoming::has_ambiguous_length(request.headers()) => {
@@ -175,7 +176,7 @@ impl<H: Handler> Server<H> {
             None => self.handler.handle(request, &id).await,
         };
         id.write_to(answer.headers_mut());
-        let (seconds, path) = (started.elapsed().as_secs_f64(), uri.path());
+        let seconds = started.elapsed().as_secs_f64();
         self.requests.note(role, &method, answer.status(), seconds);
         let status = answer.status().as_u16();
         // A probe that says "not ready" is no failure of anything.

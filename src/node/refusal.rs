@@ -4,7 +4,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use super::head;
 use crate::{
-    http::{Answer, BodyError, RequestId, error, headers, verify::VerifyError},
+    http::{Answer, BodyError, RequestId, error, headers, reply, verify::VerifyError},
     model::{Key, Version, key::KeyError, meta::MetaError, version::VersionError},
     storage::StorageError,
 };
@@ -118,15 +118,16 @@ impl Refusal {
         }
     }
 
-    /// What the client gets.
+    /// What the client gets. A blob that is not to be had here is answered without a word: nginx, which asks the next server then,
+    /// closes its connection to this one if there is a body that it does not read.
     pub fn answer(&self) -> Answer {
         let status = self.status();
         let mut answer = match self {
+            Self::Missing | Self::Storage(StorageError::Damaged(_)) => reply::empty(status),
             // Paths and system errors are for the log.
             Self::Storage(StorageError::Io { .. }) => {
                 error(status, "the storage failed; the node's log says why")
             }
-            Self::Storage(StorageError::Damaged(_)) => error(status, "the blob is damaged on this server"),
             Self::Storage(StorageError::Lost(_)) => error(status, "a disk of this server is lost"),
             other => error(status, other),
         };

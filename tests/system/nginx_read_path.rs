@@ -9,6 +9,7 @@ use backpack::{
 };
 
 use crate::support::{
+    daemon::{Daemon, Service},
     http::{Reply, Request, exchange},
     nginx::{Nginx, check_config},
     original_node::{Fault, OriginalNode},
@@ -407,4 +408,24 @@ fn connections_to_servers_are_kept() {
         assert_eq!(get(&front, "/1:k").status, 200);
     }
     assert_eq!(node.connections(), 1);
+}
+
+#[test]
+fn connections_to_nodes_are_kept_when_they_have_no_such_blob() {
+    let (data, port) = (tempfile::tempdir().unwrap(), free_port());
+    let args = [data.path().display().to_string(), "127.0.0.1".to_owned(), port.to_string()];
+    let addr = format!("127.0.0.1:{port}");
+    let node = Service::new(Daemon::start(env!("CARGO_BIN_EXE_backpack-node"), args), addr.clone());
+    node.wait_ready();
+    let other = OriginalNode::start();
+    other.insert("k", "blob");
+    let front = front(&[("1", &[port, other.port()])]);
+    for _ in 0..ROUNDS {
+        assert_eq!(get(&front, "/1:k").text(), "blob");
+    }
+    let metrics = Request::get(&addr, "/-/metrics").send_blocking().unwrap().text();
+    let open =
+        metrics.lines().find_map(|line| line.strip_prefix("backpack_http_connections{role=\"node\"} "));
+    let open: u32 = open.unwrap().parse().unwrap();
+    assert!(open > 1, "nginx's, beside that of this question:\n{metrics}");
 }

@@ -323,7 +323,10 @@ async fn damage_is_never_served() {
 
     let small = node.get("/small", &[]).await;
     assert_eq!((small.status, small.header("X-Backpack-Damaged")), (404, Some("1")));
-    assert!(small.text().starts_with("{\"error\":"), "{}", small.text());
+    assert!(
+        small.body.is_empty(),
+        "nginx, which asks the next server, would close its connection for a body"
+    );
     assert_eq!(node.metric("backpack_node_damaged_reads_total", ""), 1);
 
     let cut = Request::get(&node.addr, "/big").send().await;
@@ -466,7 +469,8 @@ async fn methods_and_paths_that_are_not_there() {
     ] {
         let reply = node.ask(method, target).await;
         assert_eq!((reply.status, reply.header("Allow")), (status, allow), "{method} {target}");
-        if method == "HEAD" {
+        if method == "HEAD" || (method, target) == ("GET", "/none") {
+            // A body that nginx does not read costs it its connection: it asks the next server then.
             assert!(reply.body.is_empty());
         } else if status >= 400 {
             assert!(serde_json::from_str::<Value>(&reply.text()).unwrap()["error"].is_string());
