@@ -15,6 +15,9 @@ use backpack::{
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use tokio::net::TcpListener;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const EXAMPLES: &str = "\
 Examples:
   backpack-replicator zk1:2181,zk2:2181 /backpack
@@ -92,9 +95,8 @@ async fn run(args: Args, settings: Settings) -> anyhow::Result<()> {
         "replicator starts"
     );
     let comparing = schedule::Deps { store, map: view.changes(), queue, servers };
-    tokio::join!(
-        replicator::serve(settings, deps, shutdown.clone()),
-        schedule::run(args.scrub, comparing, shutdown)
-    );
-    Ok(())
+    // A task of its own, beside the connections: what runs on the main thread is woken through the kernel each time.
+    let replicator = tokio::spawn(replicator::serve(settings, deps, shutdown.clone()));
+    schedule::run(args.scrub, comparing, shutdown).await;
+    replicator.await.context("the replicator ended early")
 }

@@ -49,6 +49,10 @@ pub enum CopyError {
     NoSource,
 }
 
+/// A blob up to this length is held whole while it is copied. It is sent for nothing to a target that has it: for longer
+/// ones that would cost more than to ask first.
+pub(super) const SMALL_BYTES: u64 = 64 * 1024;
+
 /// What is to be copied.
 #[derive(Debug, Clone)]
 pub struct CopyPlan<'a> {
@@ -87,13 +91,39 @@ impl Servers {
         pace: &impl Pace,
         id: &RequestId,
     ) -> Result<Copied, CopyError> {
-        let there = self.look(plan.target, plan.key, id).await.map_err(CopyError::Target)?;
-        if let Some(satisfied) = satisfied(version_of(&there), plan.version) {
-            return Ok(satisfied);
+        let mut target = Target::new(self, plan, id);
+        match target.satisfied().await.map_err(CopyError::Target)? {
+            Some(satisfied) => Ok(satisfied),
+            None => self.copy_to(&mut target, pace).await,
         }
+    }
+
+    /// The same of a blob that the target hardly has yet: a target that keeps versions by itself is not asked before it gets
+    /// a small one.
+    pub async fn copy_new(
+        &self,
+        plan: &CopyPlan<'_>,
+        pace: &impl Pace,
+        id: &RequestId,
+    ) -> Result<Copied, CopyError> {
+        if plan.version.is_none() || !self.keeps_versions(plan.target) {
+            return self.copy(plan, pace, id).await;
+        }
+        let mut target = Target::new(self, plan, id);
+        match self.copy_to(&mut target, pace).await {
+            // It may have it from elsewhere.
+            Err(failed @ (CopyError::NoSource | CopyError::Source { .. })) => {
+                target.satisfied().await.map_err(CopyError::Target)?.ok_or(failed)
+            }
+            result => result,
+        }
+    }
+
+    /// From the first source that has it.
+    async fn copy_to(&self, target: &mut Target<'_>, pace: &impl Pace) -> Result<Copied, CopyError> {
         let mut failed = CopyError::NoSource;
-        for source in plan.sources {
-            match self.copy_from(source, plan, &there, pace, id).await {
+        for source in target.plan.sources {
+            match self.copy_from(source, target, pace).await {
                 Ok(copied) => return Ok(copied),
                 Err(Side::Target(error)) => return Err(CopyError::Target(error)),
                 Err(Side::Source(ServerError::Missing)) => {}
@@ -108,17 +138,25 @@ impl Servers {
     async fn copy_from(
         &self,
         source: &Server,
-        plan: &CopyPlan<'_>,
-        there: &Presence,
+        target: &mut Target<'_>,
         pace: &impl Pace,
-        id: &RequestId,
     ) -> Result<Copied, Side> {
-        let mut blob = match self.open_source(source, plan, id).await? {
-            Answered::Deleted(version) => return self.copy_tombstone(plan, version, there, id).await,
+        let (plan, id) = (target.plan, target.id);
+        let answer = self.open_source(source, plan, id).await?;
+        let length = match &answer {
+            Answered::Blob(blob) => blob.length(),
+            Answered::Deleted(_) => None,
+        };
+        let small = length.is_some_and(|length| length <= SMALL_BYTES);
+        if !small && let Some(satisfied) = target.satisfied().await.map_err(Side::Target)? {
+            return Ok(satisfied);
+        }
+        let mut blob = match answer {
+            Answered::Deleted(version) => return self.copy_tombstone(version, target).await,
             Answered::Blob(blob) => blob,
         };
         let mut announced = Announced { length: blob.length(), checksum: blob.checksum() };
-        match judge(there, &blob, plan.version) {
+        match judge(target.there.as_ref(), &blob, plan.version) {
             Need::Nothing => return Ok(Copied::AlreadyThere),
             Need::Copy => {}
             Need::Comparison => {
@@ -176,22 +214,44 @@ impl Servers {
         }
     }
 
-    async fn copy_tombstone(
-        &self,
-        plan: &CopyPlan<'_>,
-        version: Option<Version>,
-        there: &Presence,
-        id: &RequestId,
-    ) -> Result<Copied, Side> {
+    async fn copy_tombstone(&self, version: Option<Version>, target: &Target<'_>) -> Result<Copied, Side> {
+        let plan = target.plan;
         let Some(version) = version.or(plan.version) else {
             return Err(Side::Source(ServerError::Missing));
         };
-        match self.delete(plan.target, plan.key, version, id).await {
+        match self.delete(plan.target, plan.key, version, target.id).await {
             Ok(_) => Ok(Copied::Deleted),
             // It keeps no tombstones, and there is nothing to delete.
-            Err(ServerError::Unsupported(_)) if *there == Presence::Nothing => Ok(Copied::Deleted),
+            Err(ServerError::Unsupported(_)) if target.there == Some(Presence::Nothing) => {
+                Ok(Copied::Deleted)
+            }
             Err(error) => Err(Side::Target(error)),
         }
+    }
+}
+
+/// Where a copy goes, asked at most once what it has.
+struct Target<'a> {
+    servers: &'a Servers,
+    plan: &'a CopyPlan<'a>,
+    id: &'a RequestId,
+    /// What it said; `None` before it was asked.
+    there: Option<Presence>,
+}
+
+impl<'a> Target<'a> {
+    fn new(servers: &'a Servers, plan: &'a CopyPlan<'a>, id: &'a RequestId) -> Self {
+        Self { servers, plan, id, there: None }
+    }
+
+    /// Asks it, unless that was done. What to say of the copy if it needs none, whatever the sources have.
+    async fn satisfied(&mut self) -> Result<Option<Copied>, ServerError> {
+        if self.there.is_some() {
+            return Ok(None);
+        }
+        let there = self.servers.look(self.plan.target, self.plan.key, self.id).await?;
+        let there = self.there.insert(there);
+        Ok(satisfied(version_of(there), self.plan.version))
     }
 }
 
@@ -225,7 +285,9 @@ enum Need {
     Comparison,
 }
 
-fn judge(there: &Presence, source: &Fetched, wanted: Option<Version>) -> Need {
+/// A target that was not asked decides by itself.
+fn judge(there: Option<&Presence>, source: &Fetched, wanted: Option<Version>) -> Need {
+    let Some(there) = there else { return Need::Copy };
     let version = source.version().or(wanted);
     let needless = match there {
         Presence::Blob { version: None, length, .. } => {

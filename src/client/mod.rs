@@ -23,7 +23,7 @@ mod watched;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, Uri};
+use http::{HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -90,6 +90,9 @@ pub struct Servers {
     /// Authorities of servers that know no HEAD (the original's nodes): learned, forgotten with the process. As
     /// many as there are servers in the map.
     without_head: RwLock<HashSet<String>>,
+    /// Authorities of servers that told a version when they took a copy, and so take none that is older than what they have:
+    /// learned likewise.
+    with_versions: RwLock<HashSet<String>>,
 }
 
 impl Servers {
@@ -113,7 +116,7 @@ impl Servers {
                 .build(connector.clone())
         };
         let (http, unpooled) = (client(IDLE_PER_SERVER), client(0));
-        Self { http, unpooled, timeouts, without_head: RwLock::default() }
+        Self { http, unpooled, timeouts, without_head: RwLock::default(), with_versions: RwLock::default() }
     }
 
     /// The whole body of an answer, which must not be longer than that.
@@ -133,6 +136,22 @@ impl Servers {
     /// Time-outs towards all of them.
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
+    }
+
+    /// Whether a server is known to keep the greatest version of a blob by itself.
+    fn keeps_versions(&self, server: &Server) -> bool {
+        self.with_versions.read().contains(&server.authority())
+    }
+
+    /// Notes what a server that took a copy said.
+    fn note_versions(&self, server: &Server, stored: &Stored) {
+        let authority = server.authority();
+        let known = self.with_versions.read().contains(&authority);
+        match stored.version {
+            Some(_) if !known => drop(self.with_versions.write().insert(authority)),
+            None if known => drop(self.with_versions.write().remove(&authority)),
+            _ => {}
+        }
     }
 
     /// Sends a request without a body and waits for the answer's head.
@@ -210,6 +229,10 @@ fn blob_request(
 
 fn request(method: Method, uri: Uri, id: &RequestId) -> Request<()> {
     let mut request = Request::new(());
+    // Else hyper puts it together from host and port.
+    if let Some(host) = uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok()) {
+        request.headers_mut().insert(header::HOST, host);
+    }
     *request.method_mut() = method;
     *request.uri_mut() = uri;
     id.write_to(request.headers_mut());

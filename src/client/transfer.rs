@@ -1,5 +1,5 @@
-//! Moves the bytes of a copy: streams them, holds the last part back until the whole is known to be right, and makes sure
-//! of what the target took.
+//! Moves the bytes of a copy: streams them, holds the last part (of a small blob, all) back until the whole is known to be
+//! right, and makes sure of what the target took.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, StatusCode};
 use super::{
     Answered, Copied, CopyPlan, Fetched, Pace, Presence, PutBody, PutHead, PutSender, ServerError, Servers,
     Stored,
-    copy::{is_old, satisfied, version_of},
+    copy::{SMALL_BYTES, is_old, satisfied, version_of},
 };
 use crate::{
     http::RequestId,
@@ -96,17 +96,24 @@ impl Servers {
             checksum: announced.checksum,
             conditions: HeaderMap::new(),
         };
-        let (sender, body) = PutBody::channel(head.length);
         let waits = Waits { patience: plan.patience, waited: Duration::ZERO };
-        let feed = feed(&mut blob, sender, announced, pace, waits);
-        let put = self.put(plan.target, &head, body, id);
-        tokio::pin!(feed, put);
-        let (taken, stored) = tokio::select! {
-            biased;
-            // A source that failed ends the PUT too: dropped, it is broken off.
-            taken = &mut feed => (taken.map_err(Side::Source)?, put.await.map_err(Side::Target)?),
-            early = &mut put => return judge_early(early.map_err(Side::Target)?, &head),
+        let (taken, stored) = if (1..=SMALL_BYTES).contains(&announced.length.unwrap_or(0)) {
+            let (bytes, taken) = whole(&mut blob, announced, pace, waits).await.map_err(Side::Source)?;
+            let stored = self.put(plan.target, &head, bytes.into(), id).await;
+            (taken, stored.map_err(Side::Target)?)
+        } else {
+            let (sender, body) = PutBody::channel(head.length);
+            let feed = feed(&mut blob, sender, announced, pace, waits);
+            let put = self.put(plan.target, &head, body, id);
+            tokio::pin!(feed, put);
+            tokio::select! {
+                biased;
+                // A source that failed ends the PUT too: dropped, it is broken off.
+                taken = &mut feed => (taken.map_err(Side::Source)?, put.await.map_err(Side::Target)?),
+                early = &mut put => return judge_early(early.map_err(Side::Target)?, &head),
+            }
         };
+        self.note_versions(plan.target, &stored);
         self.verify(plan, &stored, &taken, &head, id).await.map_err(Side::Target)?;
         match satisfied(stored.version, head.version) {
             Some(newer @ Copied::Newer(_)) => Ok(newer),
@@ -175,6 +182,24 @@ fn judge_early(stored: Stored, head: &PutHead) -> Result<Copied, Side> {
         None if stored.version.is_some() && head.version.is_none() => Ok(Copied::AlreadyThere),
         None => Err(Side::Target(ServerError::Broken("it answered before the end of the body".to_owned()))),
     }
+}
+
+/// All of a small blob, once it is known to be right.
+async fn whole(
+    source: &mut Fetched,
+    announced: Announced,
+    pace: &impl Pace,
+    mut waits: Waits,
+) -> Result<(Bytes, Taken), ServerError> {
+    let (mut taken, mut parts) = (Taken::default(), Vec::new());
+    while let Some(bytes) = waits.next(source, taken.length).await? {
+        pace.pass(bytes.len()).await;
+        taken.take(&bytes);
+        parts.push(bytes);
+    }
+    taken.check(announced)?;
+    let bytes = if parts.len() == 1 { parts.remove(0) } else { parts.concat().into() };
+    Ok((bytes, taken))
 }
 
 /// Feeds a body, holding the last part back until the whole is known to be right: a server must never get the last

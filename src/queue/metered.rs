@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use metrics::{counter, histogram};
+use metrics::{Counter, Histogram, counter, histogram};
 
 use super::{Claim, DeadLetter, Filter, Listed, Queue, QueueError, QueueStats, Want};
 use crate::model::{ServerId, Task};
@@ -16,12 +16,28 @@ use crate::model::{ServerId, Task};
 /// `backpack_queue_push_seconds`.
 pub struct MeteredQueue {
     inner: Arc<dyn Queue>,
+    push_seconds: Histogram,
+    pushed: Counter,
+    claimed: Counter,
+    acked: Counter,
+    retried: Counter,
+    released: Counter,
+    buried: Counter,
 }
 
 impl MeteredQueue {
-    /// Counts what goes through `inner`.
+    /// Counts what goes through `inner`. The recorder must have been installed, or it counts into nothing.
     pub fn new(inner: Arc<dyn Queue>) -> Self {
-        Self { inner }
+        Self {
+            inner,
+            push_seconds: histogram!("backpack_queue_push_seconds"),
+            pushed: counter!("backpack_queue_pushed_total"),
+            claimed: counter!("backpack_queue_claimed_total"),
+            acked: counter!("backpack_queue_acked_total"),
+            retried: counter!("backpack_queue_retried_total"),
+            released: counter!("backpack_queue_released_total"),
+            buried: counter!("backpack_queue_buried_total"),
+        }
     }
 }
 
@@ -30,9 +46,9 @@ impl Queue for MeteredQueue {
     async fn push(&self, tasks: &[Task], delay: Duration) -> Result<(), QueueError> {
         let begun = Instant::now();
         let result = self.inner.push(tasks, delay).await;
-        histogram!("backpack_queue_push_seconds").record(begun.elapsed().as_secs_f64());
+        self.push_seconds.record(begun.elapsed());
         result?;
-        counter!("backpack_queue_pushed_total").increment(tasks.len() as u64);
+        self.pushed.increment(tasks.len() as u64);
         Ok(())
     }
 
@@ -42,7 +58,7 @@ impl Queue for MeteredQueue {
 
     async fn claim(&self, want: &Want, wait: Duration) -> Result<Vec<Claim>, QueueError> {
         let claims = self.inner.claim(want, wait).await?;
-        counter!("backpack_queue_claimed_total").increment(claims.len() as u64);
+        self.claimed.increment(claims.len() as u64);
         Ok(claims)
     }
 
@@ -52,25 +68,25 @@ impl Queue for MeteredQueue {
 
     async fn ack(&self, claims: &[Claim]) -> Result<(), QueueError> {
         self.inner.ack(claims).await?;
-        counter!("backpack_queue_acked_total").increment(claims.len() as u64);
+        self.acked.increment(claims.len() as u64);
         Ok(())
     }
 
     async fn retry(&self, claim: &Claim, delay: Duration) -> Result<(), QueueError> {
         self.inner.retry(claim, delay).await?;
-        counter!("backpack_queue_retried_total").increment(1);
+        self.retried.increment(1);
         Ok(())
     }
 
     async fn release(&self, claim: &Claim, delay: Duration) -> Result<(), QueueError> {
         self.inner.release(claim, delay).await?;
-        counter!("backpack_queue_released_total").increment(1);
+        self.released.increment(1);
         Ok(())
     }
 
     async fn bury(&self, claim: &Claim, reason: &str) -> Result<(), QueueError> {
         self.inner.bury(claim, reason).await?;
-        counter!("backpack_queue_buried_total").increment(1);
+        self.buried.increment(1);
         Ok(())
     }
 

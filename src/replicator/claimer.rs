@@ -37,6 +37,12 @@ const CLAIM_WAIT: Duration = Duration::from_secs(1);
 /// a slot of theirs came free.
 const AT_LIMIT_WAIT: Duration = Duration::from_millis(50);
 
+/// After a claim, so many slots are to come free, one in this many of all, before the next ..
+const ENOUGH_PART: usize = 2;
+
+/// .. or this time is to pass: a claim of one task costs the servers of the queue nearly as much as one of many.
+const BETWEEN_CLAIMS: Duration = Duration::from_millis(3);
+
 /// Between tries while the queue does not answer.
 const QUEUE_PAUSES: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(5) };
 
@@ -63,7 +69,7 @@ enum Next {
 impl Claimer {
     /// Claims until the shutdown begins.
     pub(super) async fn run(&mut self, shutdown: &Shutdown) {
-        let mut failures = 0;
+        let (mut failures, mut claimed) = (0, Instant::now());
         while !shutdown.begun() {
             while let Some(ended) = self.workers.try_join_next() {
                 note_end(ended);
@@ -71,9 +77,16 @@ impl Claimer {
             if self.map.has_changed().is_ok_and(|changed| changed) {
                 self.gates.keep_only(&self.map.borrow_and_update());
             }
-            let next = match self.want() {
-                None => Next::Wait(CLAIM_WAIT),
-                Some((want, wait)) => self.claim(&want, wait, &mut failures, shutdown).await,
+            let rest = BETWEEN_CLAIMS.saturating_sub(claimed.elapsed());
+            let next = match self.free() {
+                0 => Next::Wait(CLAIM_WAIT),
+                few if few < self.settings.concurrency / ENOUGH_PART && !rest.is_zero() => Next::Wait(rest),
+                free => {
+                    let (want, wait) = self.want(free);
+                    let next = self.claim(&want, wait, &mut failures, shutdown).await;
+                    claimed = Instant::now();
+                    next
+                }
             };
             if let Next::Wait(time) = next {
                 tokio::select! {
@@ -122,13 +135,14 @@ impl Claimer {
         }
     }
 
-    /// What to claim, and how long to wait for it. `None` while every slot is taken.
-    fn want(&self) -> Option<(Want, Duration)> {
+    /// Slots that are not taken.
+    fn free(&self) -> usize {
         let taken = self.workers.len() + self.in_flight.followers();
-        let free = self.settings.concurrency.saturating_sub(taken);
-        if free == 0 {
-            return None;
-        }
+        self.settings.concurrency.saturating_sub(taken)
+    }
+
+    /// What to claim for so many slots, and how long to wait for it.
+    fn want(&self, free: usize) -> (Want, Duration) {
         let mut rooms = self.gates.rooms();
         let mut at_limit = false;
         for (target, taken) in self.in_flight.per_target() {
@@ -143,7 +157,7 @@ impl Claimer {
             rooms.into_iter().filter(|(_, room)| *room == 0).map(|(target, _)| target).collect();
         let max_per_target = max_per_target.unwrap_or(self.settings.per_target).min(self.settings.per_target);
         let wait = if at_limit { Duration::ZERO } else { CLAIM_WAIT };
-        Some((Want { max: free, max_per_target, except }, wait))
+        (Want { max: free, max_per_target, except }, wait)
     }
 
     fn start(&mut self, claim: Claim) {
@@ -151,15 +165,16 @@ impl Claimer {
         let worker = self.worker.clone();
         let settler = self.settler.clone();
         let policy = self.settings.policy;
-        self.workers.spawn(async move {
+        // In memory of its own, or the runtime would move all of it at every turn of its life.
+        self.workers.spawn(Box::pin(async move {
             let id = RequestId::parse(&work.task.request_id).unwrap_or_else(RequestId::fresh);
             let started = Instant::now();
-            let ending = worker.run(&work.task, &id).await;
+            let ending = worker.run(&work.task, work.attempts, &id).await;
             let (outcome, decision) =
                 outcome::decide(work.task.op, &ending, work.attempts, &policy, fastrand::f64());
             note(&work, &id, &ending, outcome, &decision, started.elapsed());
             settler.settle(work.end(), &decision).await;
-        });
+        }));
     }
 
     /// Untried, for others to have at once.
@@ -182,10 +197,10 @@ fn note_end(ended: Result<(), JoinError>) {
 
 fn note(work: &Work, id: &RequestId, ending: &Ending, outcome: Outcome, decision: &Decision, took: Duration) {
     let task = &work.task;
-    metrics::ended(task.to.as_str(), outcome, took);
+    work.metrics().ended(&task.to, outcome, took);
     if let Ending::Copied(Copied::Copied(bytes)) = ending {
         let lag = Duration::from_millis(unix_ms().saturating_sub(task.created_ms));
-        metrics::copied(task.to.as_str(), *bytes, lag);
+        work.metrics().copied(&task.to, *bytes, lag);
     }
     log(task, work.attempts, id, ending, outcome, decision, took.as_secs_f64());
 }

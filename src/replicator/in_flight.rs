@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 
-use super::metrics;
+use super::metrics::Metrics;
 use crate::{
     model::{Key, Operation, ServerId, Task, Version},
     queue::Claim,
@@ -25,6 +25,7 @@ pub(super) struct InFlight {
     claims: Mutex<HashMap<Identity, Vec<Claim>>>,
     /// Of work that was cut off.
     cut_off: Mutex<Vec<Claim>>,
+    metrics: Metrics,
 }
 
 impl InFlight {
@@ -37,7 +38,7 @@ impl InFlight {
         same.push(claim);
         let first = same.len() == 1;
         drop(claims);
-        metrics::in_flight(&task.to, 1.0);
+        self.metrics.in_flight(&task.to, 1.0);
         first.then(|| Work { task, attempts, all: self.clone(), ended: false })
     }
 
@@ -67,7 +68,7 @@ impl InFlight {
 
     fn remove(&self, task: &Task) -> Vec<Claim> {
         let same = self.claims.lock().remove(&identity(task)).unwrap_or_default();
-        metrics::in_flight(&task.to, -(same.len() as f64));
+        self.metrics.in_flight(&task.to, -(same.len() as f64));
         same
     }
 }
@@ -85,6 +86,11 @@ pub(super) struct Work {
 }
 
 impl Work {
+    /// Where its end is counted.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.all.metrics
+    }
+
     /// The work is over: its claims, all of which are to be settled alike.
     pub(super) fn end(mut self) -> Vec<Claim> {
         self.ended = true;

@@ -1,29 +1,75 @@
 //! Names and labels of the replicator's metrics; `docs/metrics.md` says what they mean.
 
-use std::time::Duration;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use parking_lot::RwLock;
 
 use super::{breaker::State, gates::Door, outcome::Outcome};
-use crate::model::ServerId;
+use crate::{model::ServerId, telemetry::Kept};
 
-/// A try ended so.
-pub(super) fn ended(target: &str, outcome: Outcome, took: Duration) {
-    let target = target.to_owned();
-    counter!("backpack_replicator_tasks_total", "target" => target, "outcome" => outcome.label())
-        .increment(1);
-    histogram!("backpack_replicator_task_seconds", "outcome" => outcome.label()).record(took.as_secs_f64());
+/// What every task counts, at hand.
+pub(super) struct Metrics {
+    targets: RwLock<HashMap<ServerId, Arc<Target>>>,
+    task_seconds: Kept<Outcome, Histogram>,
+    lag_seconds: Histogram,
 }
 
-/// A copy was made, so long after its upload.
-pub(super) fn copied(target: &str, bytes: u64, lag: Duration) {
-    counter!("backpack_replicator_bytes_total", "target" => target.to_owned()).increment(bytes);
-    histogram!("backpack_replicator_lag_seconds").record(lag.as_secs_f64());
+/// What is counted for one target.
+struct Target {
+    name: String,
+    in_flight: Gauge,
+    tasks: Kept<Outcome, Counter>,
+    bytes: Counter,
 }
 
-/// So many claims more or fewer are held.
-pub(super) fn in_flight(target: &ServerId, change: f64) {
-    gauge!("backpack_replicator_in_flight", "target" => target.to_string()).increment(change);
+impl Default for Metrics {
+    /// The recorder must have been installed, or they count into nothing.
+    fn default() -> Self {
+        let lag_seconds = histogram!("backpack_replicator_lag_seconds");
+        Self { targets: RwLock::default(), task_seconds: Kept::default(), lag_seconds }
+    }
+}
+
+impl Metrics {
+    /// A try ended so.
+    pub(super) fn ended(&self, target: &ServerId, outcome: Outcome, took: Duration) {
+        let target = self.target(target);
+        let tasks = || {
+            let target = target.name.clone();
+            counter!("backpack_replicator_tasks_total", "target" => target, "outcome" => outcome.label())
+        };
+        target.tasks.with(outcome, tasks, |tasks| tasks.increment(1));
+        let seconds = || histogram!("backpack_replicator_task_seconds", "outcome" => outcome.label());
+        self.task_seconds.with(outcome, seconds, |seconds| seconds.record(took));
+    }
+
+    /// A copy was made, so long after its upload.
+    pub(super) fn copied(&self, target: &ServerId, bytes: u64, lag: Duration) {
+        self.target(target).bytes.increment(bytes);
+        self.lag_seconds.record(lag);
+    }
+
+    /// So many claims more or fewer are held.
+    pub(super) fn in_flight(&self, target: &ServerId, change: f64) {
+        self.target(target).in_flight.increment(change);
+    }
+
+    fn target(&self, id: &ServerId) -> Arc<Target> {
+        if let Some(target) = self.targets.read().get(id) {
+            return target.clone();
+        }
+        let target = || {
+            let name = id.to_string();
+            Arc::new(Target {
+                in_flight: gauge!("backpack_replicator_in_flight", "target" => name.clone()),
+                tasks: Kept::default(),
+                bytes: counter!("backpack_replicator_bytes_total", "target" => name.clone()),
+                name,
+            })
+        };
+        self.targets.write().entry(id.clone()).or_insert_with(target).clone()
+    }
 }
 
 /// A breaker turned.

@@ -11,8 +11,10 @@ use super::{
 };
 use crate::{
     client::{ByteRate, Copied, CopyError, CopyPlan, ServerError, Servers},
+    daemon::unix_ms,
     http::RequestId,
     model::{ClusterMap, Operation, Server, Task},
+    queue::BACKUP_DELAY,
 };
 
 /// What every try needs.
@@ -31,6 +33,16 @@ struct Entry {
     room: Option<Permit>,
 }
 
+/// One source, in one try.
+struct Try<'a> {
+    source: &'a Arc<Server>,
+    read: Permit,
+    /// See [`CopyPlan::patience`].
+    patience: Option<Duration>,
+    /// The target hardly has the blob.
+    new: bool,
+}
+
 /// How one source did.
 enum Tried {
     /// The task is over, one way or the other.
@@ -45,7 +57,7 @@ enum Tried {
 
 impl Worker {
     /// Tries a task once. Ends within the client's time-outs, save for the bytes that flow.
-    pub(super) async fn run(&self, task: &Task, id: &RequestId) -> Ending {
+    pub(super) async fn run(&self, task: &Task, attempts: u32, id: &RequestId) -> Ending {
         let map = self.map.borrow().clone();
         let Some(target) = map.servers.get(&task.to) else { return Ending::UnknownTarget };
         let mut entry = match self.enter(target, task.op) {
@@ -54,7 +66,10 @@ impl Worker {
         };
         match task.op {
             Operation::Delete => self.delete(task, target, &mut entry, id).await,
-            Operation::Copy => self.copy(task, &map, target, &mut entry, id).await,
+            Operation::Copy => {
+                let new = is_new(task, attempts);
+                self.copy(task, &map, target, &mut entry, new, id).await
+            }
         }
     }
 
@@ -87,6 +102,7 @@ impl Worker {
         map: &ClusterMap,
         target: &Server,
         entry: &mut Entry,
+        new: bool,
         id: &RequestId,
     ) -> Ending {
         let patience = Some(self.servers.timeouts().stall);
@@ -99,7 +115,8 @@ impl Worker {
                     continue;
                 }
             };
-            match self.copy_from(task, &source, target, entry, (read, patience), id).await {
+            let source_try = Try { source: &source, read, patience, new };
+            match self.copy_from(task, source_try, target, entry, id).await {
                 Tried::Ended(ending) => {
                     if let Some((_, _, mut read)) = slow {
                         read.failed();
@@ -118,7 +135,8 @@ impl Worker {
         let Ok(_slot) = self.patient.try_acquire() else {
             return Ending::Source(source.id.clone(), error, read.failed());
         };
-        match self.copy_from(task, &source, target, entry, (read, None), id).await {
+        let patient_try = Try { source: &source, read, patience: None, new: false };
+        match self.copy_from(task, patient_try, target, entry, id).await {
             Tried::Ended(ending) | Tried::Failed(ending) => ending,
             Tried::Missing | Tried::Slow(..) => last,
         }
@@ -128,15 +146,18 @@ impl Worker {
     async fn copy_from(
         &self,
         task: &Task,
-        source: &Arc<Server>,
+        Try { source, mut read, patience, new }: Try<'_>,
         target: &Server,
         entry: &mut Entry,
-        (mut read, patience): (Permit, Option<Duration>),
         id: &RequestId,
     ) -> Tried {
         let sources = std::slice::from_ref(source);
         let plan = CopyPlan { key: &task.key, version: task.version, sources, target, patience };
-        match self.servers.copy(&plan, &self.rate, id).await {
+        let copied = match new {
+            true => self.servers.copy_new(&plan, &self.rate, id).await,
+            false => self.servers.copy(&plan, &self.rate, id).await,
+        };
+        match copied {
             Ok(copied) => {
                 entry.worked(&copied);
                 if !matches!(copied, Copied::AlreadyThere | Copied::Newer(_)) {
@@ -178,6 +199,12 @@ impl Entry {
         };
         Ending::Target(error, standing)
     }
+}
+
+/// Whether nobody can have made the copy by this task: it was not tried before, nor is its backup due.
+fn is_new(task: &Task, attempts: u32) -> bool {
+    let age = Duration::from_millis(unix_ms().saturating_sub(task.created_ms));
+    attempts == 0 && age < BACKUP_DELAY
 }
 
 /// Whether time alone may mend it.

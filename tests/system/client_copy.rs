@@ -1,9 +1,9 @@
 //! Copies between servers of all kinds: our own node, nginx with WebDAV, the original's node.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use backpack::{
-    client::{Copied, CopyError, Presence, ServerError, Servers},
+    client::{Copied, CopyError, CopyPlan, Presence, ServerError, Servers, Unpaced},
     model::{Checksum, Meta, Server, Version},
 };
 use bytes::Bytes;
@@ -137,6 +137,49 @@ async fn the_greater_version_wins_whatever_the_order() {
     assert_eq!(copy(&servers, "k", None, &[&source], &target).await, Ok(Copied::AlreadyThere));
     assert_eq!(copy(&servers, "k", wanted(6), &[&source], &target).await, Err(CopyError::NoSource));
     assert_eq!(fetch(&servers, &target, "k").await.as_deref(), Some(&b"fifth"[..]));
+}
+
+/// Of a node: how often it was asked for the head of something that it has, and of something that it has not.
+fn heads(node: &TestNode) -> [u64; 2] {
+    ["whole", "missing"]
+        .map(|outcome| node.metric("backpack_node_heads_total", &format!("outcome=\"{outcome}\"")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_keeps_versions_is_not_asked_before_a_new_blob() {
+    let nodes = [TestNode::start().await, TestNode::start().await];
+    let (servers, source, target) =
+        (servers(), server_at("1", &nodes[0].addr), server_at("2", &nodes[1].addr));
+    let copy_new = async |name: &str, number| {
+        let (key, sources) = (key(name), [Arc::new(source.clone())]);
+        let version = Some(version(number));
+        let plan = CopyPlan { key: &key, version, sources: &sources, target: &target, patience: None };
+        servers.copy_new(&plan, &Unpaced, &id()).await
+    };
+    let large = pattern(100_000);
+    for (name, bytes) in [("a", &b"a"[..]), ("b", b"b"), ("large", &large), ("none", b""), ("lost", b"old")] {
+        put(&servers, &source, name, version(2), bytes).await;
+    }
+    assert_eq!(copy_new("a", 2).await, Ok(Copied::Copied(1)));
+    assert_eq!(heads(&nodes[1]), [0, 1], "what kind of server it is was not known");
+    for (name, bytes) in [("b", &b"b"[..]), ("none", b"")] {
+        assert_eq!(copy_new(name, 2).await, Ok(Copied::Copied(bytes.len() as u64)));
+        assert_eq!(fetch(&servers, &target, name).await.as_deref(), Some(bytes));
+    }
+    assert_eq!(heads(&nodes[1]), [0, 1]);
+    assert_eq!(copy_new("large", 2).await, Ok(Copied::Copied(100_000)));
+    assert_eq!(heads(&nodes[1]), [0, 2], "many bytes are not sent for nothing");
+
+    put(&servers, &target, "lost", version(5), b"new").await;
+    assert_eq!(copy_new("lost", 2).await, Ok(Copied::Newer(version(5))));
+    assert_eq!(fetch(&servers, &target, "lost").await.as_deref(), Some(&b"new"[..]));
+    assert_eq!(copy_new("large", 2).await, Ok(Copied::AlreadyThere));
+    assert_eq!(copy_new("gone", 2).await, Err(CopyError::NoSource));
+    put(&servers, &target, "gone", version(2), b"from elsewhere").await;
+    assert_eq!(copy_new("gone", 2).await, Ok(Copied::AlreadyThere));
+    delete(&servers, &source, "b", version(3)).await;
+    assert_eq!(copy_new("b", 3).await, Ok(Copied::Deleted));
+    assert_eq!(fetch(&servers, &target, "b").await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,2 +1,5 @@
 -- ARGV: target and id by turns.
-for i = 1, #ARGV, 2 do forget(ARGV[i], ARGV[i + 1]) end
+for target, ids in pairs(by_target()) do
+  redis.call('XACK', ready(target), GROUP, unpack(ids))
+  redis.call('XDEL', ready(target), unpack(ids))
+end

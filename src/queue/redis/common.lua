@@ -12,6 +12,20 @@ local function ready(target) return root .. ':ready:' .. target end
 local function delayed(target) return root .. ':delayed:' .. target end
 local function attempts(target) return root .. ':attempts:' .. target end
 
+-- What ARGV holds, target and value by turns, as target -> values: one command does for all values of a target.
+local function by_target()
+  local all = {}
+  for i = 1, #ARGV, 2 do
+    local values = all[ARGV[i]]
+    if not values then
+      values = {}
+      all[ARGV[i]] = values
+    end
+    values[#values + 1] = ARGV[i + 1]
+  end
+  return all
+end
+
 -- Adds a task, to be given out after `delay` milliseconds. A task that waits already keeps the earlier time.
 local function add(target, tries, task, delay)
   redis.call('SADD', root .. ':targets', target)
