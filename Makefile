@@ -52,7 +52,8 @@ chaos:
 	@$(MAKE) --no-print-directory setup
 	TMPDIR=$$(scripts/test-folder) cargo test --locked --test chaos -- --ignored --nocapture --test-threads=1
 
-# `make bench PARTS="get put"` measures these; `make bench PARTS=--quick` only shows that it runs.
+# `make bench PARTS="get put"` measures these; `make bench PARTS=--quick` only shows that it runs. `PARTS="blobs map steady"`, what
+# changes with growth and whether anything grows in ten minutes, takes half an hour and is measured only when it is named.
 bench:
 	@$(MAKE) --no-print-directory setup
 	cargo bench --locked --bench system -- $(PARTS)

@@ -59,6 +59,29 @@ impl Line {
         line
     }
 
+    /// What something takes, by what it may take.
+    pub fn limited(what: String, unit: &'static str, taken: f64, limit: f64) -> Self {
+        let figures = [taken, limit].map(|figure| Figures::from_iter([figure]));
+        Self::beside(what, unit, figures, |taken, limit| taken / limit)
+    }
+
+    /// One figure that is of no turns.
+    pub fn figure(what: String, unit: &'static str, figure: f64) -> Self {
+        let ours = Figures::from_iter([figure]);
+        Self { what, unit, compared: ours.clone(), ours, peer: None, cpu: [None, None], target: None }
+    }
+
+    /// Figures that are of no turns, and what they are compared with.
+    pub fn beside(
+        what: String,
+        unit: &'static str,
+        [ours, peer]: [Figures; 2],
+        compare: impl Fn(f64, f64) -> f64,
+    ) -> Self {
+        let compared = ours.with(&peer, compare);
+        Self { what, unit, ours, peer: Some(peer), compared, cpu: [None, None], target: None }
+    }
+
     /// Our figure.
     pub fn alone(what: String, unit: &'static str, rounds: &[Round], of: impl Fn(&Round) -> f64) -> Self {
         let ours: Figures = rounds.iter().map(of).collect();

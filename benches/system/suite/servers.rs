@@ -15,20 +15,25 @@ use crate::support::{
 pub struct Node {
     service: Service,
     // Dropped after the process.
-    _data: TempDir,
+    _data: Option<TempDir>,
 }
 
 impl Node {
     /// Starts an empty one; `sync` is its setting.
     pub fn start(sync: &str) -> Self {
         let data = tempfile::tempdir().expect("make a folder for a node");
-        let port = free_port().to_string();
-        let folder = data.path().display().to_string();
+        let node = Self::on(data.path(), sync);
+        Self { _data: Some(data), ..node }
+    }
+
+    /// Starts one on what is in a folder.
+    pub fn on(folder: &Path, sync: &str) -> Self {
+        let (folder, port) = (folder.display().to_string(), free_port().to_string());
         let daemon =
             Daemon::start(env!("CARGO_BIN_EXE_backpack-node"), [&folder, "127.0.0.1", &port, "--sync", sync]);
         let service = Service::new(daemon, format!("127.0.0.1:{port}"));
         service.wait_ready();
-        Self { service, _data: data }
+        Self { service, _data: None }
     }
 
     /// `127.0.0.1:port`.
