@@ -14,6 +14,9 @@ use backpack::{
 use clap::Parser;
 use tokio::net::TcpListener;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Takes uploads: streams each to a server of a writable shard and queues the copies still to be made
 #[derive(Parser)]
 #[command(version, after_help = "Example:\n  backpack-coordinator 127.0.0.1:2181 /backpack 127.0.0.1 12001")]

@@ -9,6 +9,9 @@ use backpack::{
 };
 use clap::{CommandFactory, FromArgMatches, Parser};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A sharded store for very many small files: the whole system in one process, with nothing else installed
 #[derive(Parser)]
 #[command(version, after_help = "Example:\n  backpack --data ./backpack-data --listen 127.0.0.1:12001")]

@@ -15,6 +15,11 @@ pub struct Config {
     #[arg(long, env = "BACKPACK_COORDINATOR_REPLAY", value_parser = size::parse, default_value = "1mb", value_name = "SIZE")]
     pub replay: u64,
 
+    /// Memory for these of all uploads together, beyond the first 16 KiB of each. While it is full, an upload whose server
+    /// fails is answered 502
+    #[arg(long, env = "BACKPACK_COORDINATOR_REPLAY_ROOM", value_parser = size::parse, default_value = "32mb", value_name = "SIZE")]
+    pub replay_room: u64,
+
     /// Largest upload that is taken; a larger one gets 413
     #[arg(long, env = "BACKPACK_COORDINATOR_MAX_BODY", value_parser = size::parse, default_value = "5gb", value_name = "SIZE")]
     pub max_body: u64,

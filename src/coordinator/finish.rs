@@ -16,8 +16,14 @@ use crate::{
         headers::{self, set},
         reply,
     },
-    model::{Checksum, ClusterMap, Key, Server, ServerId, Shard, Task, Version},
+    model::{Checksum, ClusterMap, Key, Server, ServerId, Shard, ShardId, Task, Version},
 };
+
+/// What the original answers.
+#[derive(serde::Serialize)]
+struct Stored<'a> {
+    shard_id: &'a ShardId,
+}
 
 /// An upload that is stored on at least one server.
 pub(super) struct Finish {
@@ -70,8 +76,7 @@ impl Finish {
             }
         }
         reservation.settle(delta);
-        metrics::counter!("backpack_coordinator_copies_reached_total", "copies" => copies_label(have.len()))
-            .increment(1);
+        coordinator.counted.reached(have.len());
         if let Some(held) = newer {
             return Err(RequestError::Superseded { held });
         }
@@ -79,7 +84,7 @@ impl Finish {
             return Err(RequestError::LevelNotReached { reached: have.len(), wanted: self.wanted });
         }
         coordinator.totals.upload(self.length);
-        metrics::counter!("backpack_coordinator_upload_bytes_total").increment(self.length);
+        coordinator.counted.taken(self.length);
         Ok(self.answer(have.len()))
     }
 
@@ -136,7 +141,7 @@ impl Finish {
     }
 
     fn answer(&self, copies: usize) -> Answer {
-        let mut answer = reply::json(StatusCode::OK, &serde_json::json!({ "shard_id": self.shard.id }));
+        let mut answer = reply::json(StatusCode::OK, &Stored { shard_id: &self.shard.id });
         let to = answer.headers_mut();
         set(to, header::ETAG, format_args!("\"{}\"", self.version));
         set(to, headers::VERSION, self.version);
@@ -144,16 +149,5 @@ impl Finish {
         set(to, headers::COPIES, format_args!("{copies}/{}", self.shard.servers.len()));
         set(to, headers::CHECKSUM, self.checksum);
         answer
-    }
-}
-
-fn copies_label(copies: usize) -> &'static str {
-    match copies {
-        0 => "0",
-        1 => "1",
-        2 => "2",
-        3 => "3",
-        4 => "4",
-        _ => "5 or more",
     }
 }

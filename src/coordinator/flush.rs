@@ -1,7 +1,11 @@
 //! Writes used bytes to the map store in batches, each exactly once. Nothing here fails an upload or ends the process:
 //! what could not be written is kept and tried again.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
@@ -15,6 +19,10 @@ use crate::{
 
 /// Shards written at once; each is one round trip to the store.
 const CONCURRENT_WRITES: usize = 16;
+
+/// Shards that are written at a time while there are uploads: those with most to write. Every process of a cluster is told of each
+/// write of the map store, so their number must not grow with that of the shards. What is small waits: it decides nothing.
+const SHARDS_AT_A_TIME: usize = 100;
 
 /// Batches on their way. One of unknown outcome is tried again unchanged, before the shard's next one, so that the
 /// store can tell whether it was added.
@@ -59,7 +67,7 @@ impl Batches {
     }
 
     /// Shards with a batch of unknown outcome.
-    fn open(&self) -> Vec<ShardId> {
+    fn open(&self) -> HashSet<ShardId> {
         self.state.lock().open.keys().cloned().collect()
     }
 
@@ -80,19 +88,18 @@ impl Coordinator {
     /// Flushes until the shutdown begins. The last flush, after the last upload, is the caller's.
     pub(super) async fn flush_until(self: Arc<Self>, shutdown: Shutdown) {
         while shutdown.sleep(self.config.flush_every()).await {
-            self.flush().await;
+            self.flush_most(SHARDS_AT_A_TIME).await;
         }
     }
 
-    /// Writes what is pending, once.
+    /// Writes all that is pending, once.
     pub(super) async fn flush(&self) {
+        self.flush_most(usize::MAX).await;
+    }
+
+    async fn flush_most(&self, at_a_time: usize) {
         let _one_at_a_time = self.batches.one_at_a_time.lock().await;
-        let mut pending: HashMap<_, _> = self.usage.pending().into_iter().collect();
-        // An open batch may stand in the store although what came after it makes the sum zero.
-        for shard in self.batches.open() {
-            pending.entry(shard).or_insert(0);
-        }
-        let writes = stream::iter(pending);
+        let writes = stream::iter(most(self.usage.pending(), self.batches.open(), at_a_time));
         writes.for_each_concurrent(CONCURRENT_WRITES, |(shard, delta)| self.write_used(shard, delta)).await;
         metrics::gauge!("backpack_coordinator_uncounted_bytes").set(self.usage.pending_bytes() as f64);
     }
@@ -118,5 +125,39 @@ impl Coordinator {
                 }
             }
         }
+    }
+}
+
+/// What is to be written: of so many shards those with most that is pending, and all with an open batch, which may stand in the
+/// store although what came after it makes the sum zero.
+fn most(pending: Vec<(ShardId, i64)>, open: HashSet<ShardId>, at_a_time: usize) -> HashMap<ShardId, i64> {
+    let (mut most, mut rest): (Vec<_>, Vec<_>) = pending.into_iter().partition(|(id, _)| open.contains(id));
+    if rest.len() > at_a_time {
+        rest.select_nth_unstable_by_key(at_a_time, |(_, delta)| Reverse(delta.unsigned_abs()));
+        rest.truncate(at_a_time);
+    }
+    most.append(&mut rest);
+    open.into_iter().map(|id| (id, 0)).chain(most).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_with_most_are_written_and_those_with_an_open_batch() {
+        let id = |id: &str| -> ShardId { id.parse().unwrap() };
+        let pending =
+            || [("1", 5), ("2", -70), ("3", 60), ("4", 1)].map(|(name, delta)| (id(name), delta)).into();
+        let written = |open: &[&str], at_a_time| {
+            let open = open.iter().map(|name| id(name)).collect();
+            let mut written: Vec<_> = most(pending(), open, at_a_time).into_iter().collect();
+            written.sort();
+            written
+        };
+        assert_eq!(written(&[], 2), [(id("2"), -70), (id("3"), 60)]);
+        assert_eq!(written(&["4", "5"], 1), [(id("2"), -70), (id("4"), 1), (id("5"), 0)]);
+        assert_eq!(written(&[], usize::MAX), pending() as Vec<_>);
+        assert_eq!(written(&[], 4), pending() as Vec<_>);
     }
 }

@@ -2,17 +2,18 @@
 //!
 //! - [`serve`]: the role, started by the programs, standalone and the tests alike
 //! - `routes`: which request is what; `error`: what a client is told
-//! - `upload` -> `fanout` (`running`) -> `finish`: an upload's way; `source`: its body; `placement`: where it goes
-//! - `fleet`: what is known of the servers; `tasks`: what is left for the replicators; `backlog`: what is not;
+//! - `upload` -> `fanout` (`running`) -> `finish`: an upload's way; `source`: its body; `replay`: of which the beginning is kept; `placement`: where it goes
+//! - `fleet`: what is known of the servers; `tasks` (pushed `together`): what is left for the replicators; `backlog`: what is not;
 //!   `usage` and `flush`: used bytes; `pace` and `lag`: who is slow
 //! - `read`, `delete`: the other verbs; `ask` and `hedge`: which servers a read asks, and when; `repairs`: what it found missing
 //! - `clock`: whether the coordinators' clocks agree
-//! - `stats`, `statsd`, `dump`: what is said about all this
+//! - `stats`, `statsd`, `dump`: what is said about all this; `counted`: of each upload
 
 mod ask;
 mod backlog;
 mod clock;
 mod config;
+mod counted;
 mod delete;
 mod dump;
 mod error;
@@ -26,12 +27,14 @@ mod pace;
 mod placement;
 mod read;
 mod repairs;
+mod replay;
 mod routes;
 mod running;
 mod source;
 mod stats;
 mod statsd;
 mod tasks;
+mod together;
 mod upload;
 mod usage;
 
@@ -113,9 +116,12 @@ struct Coordinator {
     usage: usage::Usage,
     repairs: repairs::Repairs,
     hedges: hedge::Budget,
+    replays: Arc<replay::Room>,
     totals: stats::Totals,
+    counted: counted::Uploads,
     clock: VersionClock,
     batches: flush::Batches,
+    pushes: tasks::Pushes,
     /// Work that goes on when its client goes away.
     tasks: TaskTracker,
 }
@@ -130,10 +136,12 @@ struct Conditions {
 /// Serves until the shutdown begins, then finishes what is in flight and writes the last used bytes.
 pub async fn serve(listener: impl Listener, config: Config, deps: Deps, shutdown: Shutdown) {
     let limits = Limits { connections: config.connections, ..Limits::default() };
+    let replays = replay::Room::new(config.replay_room);
     let coordinator = Arc::new(Coordinator {
         config,
         store: deps.store,
         view: deps.view,
+        pushes: tasks::pushes(deps.queue.clone()),
         queue: deps.queue,
         servers: deps.servers,
         statsd: deps.statsd,
@@ -142,7 +150,9 @@ pub async fn serve(listener: impl Listener, config: Config, deps: Deps, shutdown
         usage: usage::Usage::default(),
         repairs: repairs::Repairs::default(),
         hedges: hedge::Budget::default(),
+        replays,
         totals: stats::Totals::default(),
+        counted: counted::Uploads::default(),
         clock: deps.clock,
         batches: flush::Batches::default(),
         tasks: TaskTracker::new(),

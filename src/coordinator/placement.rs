@@ -16,6 +16,14 @@ pub enum NoShard {
     AllDown,
 }
 
+/// Of so few shards all are looked at. Of more only as many as it takes to meet a good one: thousands of shards would
+/// otherwise cost each upload milliseconds.
+const FEW_SHARDS: usize = 64;
+
+/// Shards that are looked at by chance before all are. Where nine of ten are refused, a good one is met all the same, but once
+/// in a million times.
+const LOOKS: usize = 128;
+
 /// Chooses a shard by chance, weighted by its free ratio (1 - used/capacity), among the writable shards of the pool
 /// that have room for `need` bytes, were not tried and have enough servers that answer.
 ///
@@ -30,15 +38,36 @@ pub fn choose_shard(
     answers: impl Fn(&Shard) -> bool,
     random: f64,
 ) -> Result<Arc<Shard>, NoShard> {
+    let shards = map.writable(pool);
+    let weight = |shard: &Shard| free_ratio(shard, need, used(shard));
+    let usable = |shard: &Shard| !tried.contains(&shard.id) && answers(shard);
+    if shards.len() <= FEW_SHARDS {
+        return choose_of_all(shards, weight, usable, random);
+    }
+    // One that is met is taken with the probability of its free ratio, so that its chance is the same as among all.
+    let mut chance = fastrand::Rng::with_seed(random.to_bits());
+    let met = (0..LOOKS).find_map(|_| {
+        let shard = &shards[chance.usize(..shards.len())];
+        let taken = chance.f64();
+        (weight(shard).is_some_and(|weight| taken < weight) && usable(shard)).then_some(shard)
+    });
+    met.map_or_else(|| choose_of_all(shards, weight, usable, chance.f64()), |shard| Ok(Arc::clone(shard)))
+}
+
+/// The same by looking at all of them.
+fn choose_of_all(
+    shards: &[Arc<Shard>],
+    weight: impl Fn(&Shard) -> Option<f64>,
+    usable: impl Fn(&Shard) -> bool,
+    random: f64,
+) -> Result<Arc<Shard>, NoShard> {
     let mut why = NoShard::NoneWritable;
     let mut total = 0.0;
     let mut candidates = Vec::new();
-    for shard in map.shards.values().filter(|shard| shard.pool == *pool && shard.is_writable()) {
-        let weight = free_ratio(shard, need, used(shard));
-        let usable = !tried.contains(&shard.id) && answers(shard);
-        match weight {
+    for shard in shards {
+        match weight(shard) {
             None => why = worse(why, NoShard::NoRoom),
-            Some(_) if !usable => why = NoShard::AllDown,
+            Some(_) if !usable(shard) => why = NoShard::AllDown,
             Some(weight) => {
                 total += weight;
                 candidates.push((total, shard));
@@ -119,6 +148,8 @@ pub fn candidates(shard: &Shard, mut servers: Vec<Arc<Server>>, needed: usize) -
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::model::{Stage, map::ShardSize};
 
@@ -156,6 +187,48 @@ mod tests {
             counts[id - 1] += 1;
         }
         assert_eq!(counts, [1000, 250, 750]);
+    }
+
+    #[test]
+    fn the_chance_is_the_same_among_many_of_which_few_are_looked_at() {
+        let shards: Vec<(String, u64)> = (0..1000).map(|id: u64| (id.to_string(), (id % 4) * 250)).collect();
+        let shards: Vec<_> = shards.iter().map(|(id, used)| (&**id, 1000, *used, false)).collect();
+        let map = map(&shards);
+        let looked = Cell::new(0);
+        let used = |shard: &Shard| {
+            looked.set(looked.get() + 1);
+            shard.size.unwrap().used
+        };
+        // Every other one of those with most room is down.
+        let answers = |shard: &Shard| shard.id.as_str().parse::<u64>().unwrap() % 8 != 0;
+        let mut counts = [0.0; 4];
+        let mut chance = fastrand::Rng::with_seed(1);
+        for _ in 0..20_000 {
+            let (pool, tried) = (PoolName::default(), HashSet::new());
+            let chosen = choose_shard(&map, &pool, 1, &tried, used, answers, chance.f64()).unwrap();
+            counts[chosen.id.as_str().parse::<usize>().unwrap() % 4] += 1.0;
+        }
+        let share: [f64; 4] = counts.map(|count| count / 20_000.0);
+        // Weights: 125 of 1, 250 each of 3/4, 1/2 and 1/4.
+        let of = 125.0 + 187.5 + 125.0 + 62.5;
+        for (share, weight) in share.into_iter().zip([125.0, 187.5, 125.0, 62.5]) {
+            assert!((share - weight / of).abs() < 0.02, "{share} is not {}", weight / of);
+        }
+        assert!(looked.get() < 20_000 * 4, "{} looks", looked.get());
+    }
+
+    #[test]
+    fn the_only_good_one_of_many_is_found() {
+        let shards: Vec<String> = (0..1000).map(|id| id.to_string()).collect();
+        let map = map(&shards.iter().map(|id| (&**id, 100, 0, false)).collect::<Vec<_>>());
+        let (pool, tried, used) = (PoolName::default(), HashSet::new(), |_: &Shard| 0);
+        let only = |shard: &Shard| shard.id.as_str() == "777";
+        for step in 0..100 {
+            let chosen = choose_shard(&map, &pool, 1, &tried, used, only, f64::from(step) / 100.0).unwrap();
+            assert_eq!(chosen.id.as_str(), "777");
+        }
+        assert_eq!(choose_shard(&map, &pool, 1, &tried, used, |_| false, 0.5), Err(NoShard::AllDown));
+        assert_eq!(choose_shard(&map, &pool, 101, &tried, used, only, 0.5), Err(NoShard::NoRoom));
     }
 
     #[test]

@@ -114,9 +114,7 @@ impl Coordinator {
                 "error"
             }
         };
-        counter!("backpack_coordinator_uploads_total", "result" => result).increment(1);
-        metrics::histogram!("backpack_coordinator_upload_seconds", "result" => result)
-            .record(elapsed.as_secs_f64());
+        self.counted.ended(result, elapsed.as_secs_f64());
         if result != "client_error"
             && let Some(statsd) = &self.statsd
         {

@@ -8,6 +8,7 @@ use std::path::Path;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
+use super::replay::Kept;
 use crate::{
     http::{
         BodyError, RequestBody,
@@ -42,16 +43,15 @@ pub struct Source {
     length: u64,
     held: Option<Bytes>,
     ended: bool,
-    /// Parts handed out so far, while they fit in `replay_limit`.
-    replay: Option<Vec<Bytes>>,
+    /// All parts handed out so far, as long as all of them can be kept.
+    replay: Option<Kept>,
     handed_out: u64,
-    replay_limit: u64,
     spool: Option<tokio::fs::File>,
 }
 
 impl Source {
-    /// A body of which the first `replay_limit` bytes are kept.
-    pub fn new(body: RequestBody, verifier: Verifier, replay_limit: u64) -> Self {
+    /// A body whose beginning is kept there.
+    pub fn new(body: RequestBody, verifier: Verifier, replay: Kept) -> Self {
         Self {
             body,
             verifier: Some(verifier),
@@ -59,9 +59,8 @@ impl Source {
             length: 0,
             held: None,
             ended: false,
-            replay: Some(Vec::new()),
+            replay: Some(replay),
             handed_out: 0,
-            replay_limit,
             spool: None,
         }
     }
@@ -124,20 +123,18 @@ impl Source {
 
     fn hand_out(&mut self, bytes: Bytes) -> Bytes {
         self.handed_out += bytes.len() as u64;
-        if self.handed_out > self.replay_limit {
+        if self.replay.as_mut().is_some_and(|kept| !kept.keep(&bytes)) {
             self.replay = None;
-        } else if let Some(replay) = &mut self.replay {
-            replay.push(bytes.clone());
         }
         bytes
     }
 
-    /// Reads the rest of the body, to memory as far as the replay limit goes and else to an unnamed file in `dir`, so
+    /// Reads the rest of the body, to memory as far as it can be kept there and else to an unnamed file in `dir`, so
     /// that its length is known. Only for servers that take no body without a length. Nothing must have been handed
     /// out that cannot be replayed.
     pub async fn spool(&mut self, dir: &Path) -> Result<(), SourceError> {
         while !self.ended && self.replay.is_some() {
-            let kept = self.replay.clone().unwrap_or_default();
+            let kept = self.replay.as_ref().map_or(Vec::new(), |kept| kept.parts().to_vec());
             let Some(part) = self.next().await? else { break };
             if self.replay.is_none() {
                 let mut file = tokio::fs::File::from_std(tempfile::tempfile_in(dir)?);
@@ -166,13 +163,6 @@ impl Source {
             file.take(SPOOL_PART_BYTES as u64).read_to_end(&mut part).await?;
             return Ok((!part.is_empty()).then(|| part.into()));
         }
-        let mut start = 0;
-        for bytes in self.replay.iter().flatten() {
-            if position == start {
-                return Ok(Some(bytes.clone()));
-            }
-            start += bytes.len() as u64;
-        }
-        Ok(None)
+        Ok(self.replay.as_ref().and_then(|kept| kept.part_at(position)))
     }
 }

@@ -1,12 +1,12 @@
 //! What the coordinator says of itself: `/stats` with the original's fields, gauges, and the totals behind both.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Instant,
 };
 
-use metrics::gauge;
+use metrics::{Gauge, gauge};
 use parking_lot::RwLock;
 use serde::Serialize;
 
@@ -156,12 +156,21 @@ const OLDEST_MISSING_COPY: &str = "backpack_shard_oldest_missing_copy_age_second
 /// Of shards, and not known while the queue does not answer.
 const OF_THE_QUEUE: [&str; 2] = [MISSING_COPIES, OLDEST_MISSING_COPY];
 
-/// The gauges of the map and the queue. Labels are ids of shards and servers: as many as the map has.
+/// The gauges of the map and the queue. Labels are ids of shards and servers: as many as the map has. They are looked up in the
+/// recorder once: for ten thousand shards that takes a tenth of a second, in which this thread serves nobody.
 #[derive(Default)]
 pub(super) struct Gauges {
-    /// Name, label and value of the label of those that were set last. The recorder keeps each for ever; that of a shard
-    /// or server that is gone falls to zero.
-    labelled: HashSet<(&'static str, &'static str, String)>,
+    /// By name and label, then by the label's value. The recorder keeps each for ever; that of a shard or server that is gone
+    /// falls to zero.
+    kept: HashMap<(&'static str, &'static str), HashMap<String, Kept>>,
+    /// How often they were set.
+    turn: u64,
+}
+
+struct Kept {
+    gauge: Gauge,
+    /// When it was last set.
+    turn: u64,
 }
 
 impl Gauges {
@@ -173,39 +182,55 @@ impl Gauges {
         deficits: Option<&BTreeMap<ShardId, Deficit>>,
         used: impl Fn(&ShardId) -> u64,
     ) {
-        let before = std::mem::take(&mut self.labelled);
+        self.turn += 1;
         for shard in map.shards.values() {
-            let capacity = shard.size.map_or(0, |size| size.capacity);
-            self.labelled("backpack_shard_capacity_bytes", "shard", &shard.id, capacity as f64);
-            self.labelled("backpack_shard_used_bytes", "shard", &shard.id, used(&shard.id) as f64);
-            self.labelled("backpack_shard_writable", "shard", &shard.id, f64::from(shard.is_writable()));
+            let (id, capacity) = (shard.id.as_str(), shard.size.map_or(0, |size| size.capacity));
+            self.labelled("backpack_shard_capacity_bytes", "shard", id, capacity as f64);
+            self.labelled("backpack_shard_used_bytes", "shard", id, used(&shard.id) as f64);
+            self.labelled("backpack_shard_writable", "shard", id, f64::from(shard.is_writable()));
         }
         for (id, deficit) in deficits.into_iter().flatten() {
             let unsure = f64::from(!deficit.unsure.is_empty());
-            self.labelled("backpack_shard_deficit_unsure", "shard", id, unsure);
+            self.labelled("backpack_shard_deficit_unsure", "shard", id.as_str(), unsure);
             let Some(lacking) = deficit.lacking() else { continue };
             let age = deficit.oldest_ms.map_or(0.0, |ms| unix_ms().saturating_sub(ms) as f64 / 1000.0);
-            self.labelled(MISSING_COPIES, "shard", id, lacking as f64);
-            self.labelled(OLDEST_MISSING_COPY, "shard", id, age);
+            self.labelled(MISSING_COPIES, "shard", id.as_str(), lacking as f64);
+            self.labelled(OLDEST_MISSING_COPY, "shard", id.as_str(), age);
         }
         match queue {
             Some(queue) => self.set_queue(map, queue),
             None => {
                 // Nothing is known of tasks, but that no server is up.
                 for server in map.queue.iter().flat_map(|queue| &queue.servers) {
-                    self.labelled("backpack_queue_server_up", "server", server, 0.0);
+                    self.labelled("backpack_queue_server_up", "server", &server.to_string(), 0.0);
                 }
-                let stays = |(name, label, value): &&(&'static str, &'static str, String)| match *label {
-                    "shard" => {
-                        OF_THE_QUEUE.contains(name) && map.shards.keys().any(|id| id.as_str() == value)
-                    }
-                    _ => *name != "backpack_queue_server_up",
-                };
-                self.labelled.extend(before.iter().filter(stays).cloned());
+                self.keep_of_the_queue(map);
             }
         }
-        for (name, label, value) in before.difference(&self.labelled) {
-            gauge!(*name, *label => value.clone()).set(0.0);
+        for kept in self.kept.values_mut() {
+            kept.retain(|_, kept| {
+                let stays = kept.turn == self.turn;
+                if !stays {
+                    kept.gauge.set(0.0);
+                }
+                stays
+            });
+        }
+    }
+
+    /// What the queue said last stays, but for shards that are gone.
+    fn keep_of_the_queue(&mut self, map: &ClusterMap) {
+        let shards: HashSet<&str> = map.shards.keys().map(ShardId::as_str).collect();
+        for ((name, label), kept) in &mut self.kept {
+            for (value, kept) in kept {
+                let stays = match *label {
+                    "shard" => OF_THE_QUEUE.contains(name) && shards.contains(value.as_str()),
+                    _ => *name != "backpack_queue_server_up",
+                };
+                if stays {
+                    kept.turn = self.turn;
+                }
+            }
         }
     }
 
@@ -219,10 +244,9 @@ impl Gauges {
         let none = crate::queue::TargetStats::default();
         for id in map.servers.keys().chain(queue.targets.keys().filter(|id| !map.servers.contains_key(*id))) {
             let target = queue.targets.get(id).unwrap_or(&none);
-            let backlog = target.backlog() as f64;
+            let (id, backlog, age) = (id.as_str(), target.backlog() as f64, age(target.oldest_ms));
             self.labelled("backpack_queue_target_backlog_tasks", "target", id, backlog);
             self.labelled("backpack_queue_target_dead_letters", "target", id, target.dead as f64);
-            let age = age(target.oldest_ms);
             self.labelled("backpack_queue_target_oldest_task_age_seconds", "target", id, age);
         }
         for server in &queue.servers {
@@ -232,10 +256,16 @@ impl Gauges {
         }
     }
 
-    fn labelled(&mut self, name: &'static str, label: &'static str, of: &impl ToString, value: f64) {
-        let of = of.to_string();
-        gauge!(name, label => of.clone()).set(value);
-        self.labelled.insert((name, label, of));
+    fn labelled(&mut self, name: &'static str, label: &'static str, of: &str, value: f64) {
+        let kept = self.kept.entry((name, label)).or_default();
+        if !kept.contains_key(of) {
+            let gauge = gauge!(name, label => of.to_owned());
+            kept.insert(of.to_owned(), Kept { gauge, turn: 0 });
+        }
+        if let Some(kept) = kept.get_mut(of) {
+            kept.gauge.set(value);
+            kept.turn = self.turn;
+        }
     }
 }
 
@@ -243,8 +273,42 @@ impl Gauges {
 mod tests {
     use std::sync::Arc;
 
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
     use super::*;
     use crate::model::{PoolName, Shard, map::ShardSize};
+
+    fn shard(id: &str, size: ShardSize, read_only: bool) -> (ShardId, Arc<Shard>) {
+        let id: ShardId = id.parse().unwrap();
+        let (servers, stages, pool) = (vec![], Default::default(), PoolName::default());
+        (id.clone(), Arc::new(Shard { id, servers, stages, read_only, pool, size: Some(size) }))
+    }
+
+    #[test]
+    fn gauges_of_shards_that_are_gone_fall_to_zero_and_those_of_the_queue_stay_while_it_is_silent() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let size = ShardSize { capacity: 7, used: 0 };
+        let map = |ids: &[&str]| ClusterMap {
+            shards: ids.iter().map(|id| shard(id, size, false)).collect(),
+            ..ClusterMap::default()
+        };
+        let lacking = Deficit { missing: Some(3), given_up: Some(0), ..Deficit::default() };
+        let deficits = ["1", "2"].map(|id| (id.parse().unwrap(), lacking.clone())).into();
+        let mut gauges = Gauges::default();
+        metrics::with_local_recorder(&recorder, || {
+            gauges.set(&map(&["1", "2"]), Some(&QueueStats::default()), Some(&deficits), |_| 5);
+            gauges.set(&map(&["1"]), None, None, |_| 6);
+        });
+        let text = recorder.handle().render();
+        let of = |name: &str, shard: &str| {
+            let prefix = format!("{name}{{shard=\"{shard}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or("none").to_owned()
+        };
+        let both = |name| [of(name, "1"), of(name, "2")];
+        assert_eq!(both("backpack_shard_used_bytes"), ["6", "0"]);
+        assert_eq!(both("backpack_shard_capacity_bytes"), ["7", "0"]);
+        assert_eq!(both(MISSING_COPIES), ["3", "0"]);
+    }
 
     #[test]
     fn space_counts_as_the_original_counts() {
@@ -253,17 +317,7 @@ mod tests {
         for (id, capacity, used, read_only) in
             [("1", 1000, 1, false), ("2", 2000, 0, true), ("3", 10, 20, false)]
         {
-            let size = Some(ShardSize { capacity, used });
-            let id: ShardId = id.parse().unwrap();
-            let shard = Shard {
-                id: id.clone(),
-                servers: vec![],
-                stages: Default::default(),
-                read_only,
-                pool: PoolName::default(),
-                size,
-            };
-            map.shards.insert(id, Arc::new(shard));
+            map.shards.extend([shard(id, ShardSize { capacity, used }, read_only)]);
         }
         let space = Space::of(&map);
         assert_eq!((space.total_size, space.used_size, space.available_space), (3010, 21, 999));

@@ -1,12 +1,13 @@
 //! The tasks that requests leave: how they are made, and how they come onto the queue.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::Coordinator;
+use super::{Coordinator, together::Together};
 use crate::{
     daemon::unix_ms,
     http::RequestId,
     model::{Key, ServerId, ShardId, Task, Version, task::Operation},
+    queue::{Queue, QueueError},
 };
 
 /// The queue answers within milliseconds or is in trouble; then the copies are made at once instead.
@@ -47,6 +48,20 @@ impl TaskOrigin<'_> {
     }
 }
 
+/// Tasks of uploads that end at the same time go to the queue together.
+pub(super) type Pushes = Arc<Together<Task, QueueError>>;
+
+/// Tasks of one push: of so many Redis makes one call.
+const MOST_TOGETHER: usize = 500;
+
+/// Pushes to this queue.
+pub(super) fn pushes(queue: Arc<dyn Queue>) -> Pushes {
+    Together::new(MOST_TOGETHER, move |tasks: Vec<Task>| {
+        let queue = queue.clone();
+        Box::pin(async move { queue.push(&tasks, Duration::ZERO).await })
+    })
+}
+
 impl Coordinator {
     /// Puts tasks on the queue, but for those of servers that are to be compared instead. `holders` have what the others lack.
     /// The error says why they are not there.
@@ -60,10 +75,10 @@ impl Coordinator {
         if tasks.is_empty() {
             return Ok(());
         }
-        let pushed = tokio::time::timeout(QUEUE_DEADLINE, self.queue.push(&tasks, Duration::ZERO)).await;
-        match pushed {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
+        match tokio::time::timeout(QUEUE_DEADLINE, self.pushes.run(tasks)).await {
+            Ok(Some(Ok(()))) => Ok(()),
+            Ok(Some(Err(error))) => Err(error.to_string()),
+            Ok(None) => Err("the push was given up".to_owned()),
             Err(_) => Err(format!("the queue did not answer for {} s", QUEUE_DEADLINE.as_secs())),
         }
     }

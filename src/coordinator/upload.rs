@@ -13,6 +13,7 @@ use super::{
     fleet::Door,
     lag::Patience,
     placement::{self, NoShard},
+    replay::Kept,
     source::Source,
     usage::Reservation,
 };
@@ -92,12 +93,13 @@ impl Coordinator {
         let (coordinator, id) = (Arc::clone(self), id.clone());
         // A task of its own: a client that goes away once the last byte is on its way to the servers must not leave a
         // blob that is stored, but neither counted nor copied. One that goes earlier ends the body with an error.
-        let taken = self.tasks.spawn(async move {
+        // In a box, because tokio moves what it is given several times, and this has several KiB.
+        let taken = self.tasks.spawn(Box::pin(async move {
             let started = Instant::now();
             let uploaded = coordinator.take(request, key, id).await;
             coordinator.count_upload(&uploaded, started);
             uploaded
-        });
+        }));
         taken.await.unwrap_or_else(|error| Err(RequestError::Internal(error.to_string())))
     }
 
@@ -110,9 +112,12 @@ impl Coordinator {
         let (head, body) = request.into_parts();
         let map = self.known_map().await?;
         let order = Order::read(&map, &head)?;
+        // Its values hold the buffer that they were read into.
+        drop(head);
         let body = RequestBody::new(body, self.config.max_body, self.config.body_idle())
             .map_err(|error| RequestError::Source(error.into()))?;
-        let mut source = Source::new(body, order.expected.verifier(), self.config.replay);
+        let kept = Kept::new(&self.replays, self.config.replay);
+        let mut source = Source::new(body, order.expected.verifier(), kept);
         let mut versions_tried = 0;
         loop {
             let version = self.clock.next();

@@ -2,10 +2,10 @@
 //! new map; nobody edits one in place.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     str::FromStr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use serde::{Deserialize, Serialize};
@@ -25,9 +25,52 @@ pub struct ClusterMap {
     pub queue: Option<QueueInfo>,
     /// Servers that announce themselves under `/live`. Only our own nodes do, so absence says nothing about others.
     pub live: BTreeSet<ServerId>,
+    /// Follows from the rest: see [`ClusterMap::writable`].
+    pub writable: Writable,
 }
 
+/// The shards of each pool that take uploads, put together when a map is first asked for them. A copy of the map, which may be
+/// changed, has none yet.
+#[derive(Debug, Default)]
+pub struct Writable(OnceLock<HashMap<PoolName, Vec<Arc<Shard>>>>);
+
+impl Clone for Writable {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Writable {
+    /// It follows from what else is equal.
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Writable {}
+
 impl ClusterMap {
+    /// The shards of a pool that take uploads. A map that was asked for them is changed no more.
+    pub fn writable(&self, pool: &PoolName) -> &[Arc<Shard>] {
+        let by_pool = self.writable.0.get_or_init(|| {
+            let mut by_pool: HashMap<_, Vec<_>> = HashMap::new();
+            for shard in self.shards.values().filter(|shard| shard.is_writable()) {
+                by_pool.entry(shard.pool.clone()).or_default().push(Arc::clone(shard));
+            }
+            by_pool
+        });
+        by_pool.get(pool).map_or(&[], Vec::as_slice)
+    }
+
+    /// To how many shards each server belongs: for whoever wants to know it of all of them.
+    pub fn shards_of_each(&self) -> HashMap<&ServerId, usize> {
+        let mut shards = HashMap::new();
+        for server in self.shards.values().flat_map(|shard| &shard.servers) {
+            *shards.entry(server).or_default() += 1;
+        }
+        shards
+    }
+
     /// The servers of a shard that are in the map, in the shard's order.
     pub fn servers_of<'a>(&'a self, shard: &'a Shard) -> impl Iterator<Item = &'a Arc<Server>> {
         shard.servers.iter().filter_map(|id| self.servers.get(id))
@@ -258,16 +301,52 @@ mod tests {
         assert_eq!(of(WriteLevel::All), [0, 1, 2, 3, 4, 5]);
     }
 
-    #[test]
-    fn writable_needs_a_known_size_with_room() {
-        let mut shard = Shard {
-            id: "1".parse().unwrap(),
+    fn shard(id: &str) -> Shard {
+        Shard {
+            id: id.parse().unwrap(),
             servers: vec![],
             stages: Default::default(),
             read_only: false,
             pool: PoolName::default(),
             size: None,
+        }
+    }
+
+    #[test]
+    fn writable_shards_of_a_copy_are_those_that_it_has() {
+        let mut map = ClusterMap::default();
+        let add = |id: &str, map: &mut ClusterMap| {
+            let size = Some(ShardSize { capacity: 10, used: 0 });
+            map.shards.insert(id.parse().unwrap(), Arc::new(Shard { size, ..shard(id) }));
         };
+        add("1", &mut map);
+        map.shards.insert("full".parse().unwrap(), Arc::new(shard("full")));
+        let ids = |map: &ClusterMap| -> Vec<String> {
+            map.writable(&PoolName::default()).iter().map(|shard| shard.id.to_string()).collect()
+        };
+        assert_eq!(ids(&map), ["1"]);
+        assert!(map.writable(&"other".parse().unwrap()).is_empty());
+        let mut grown = map.clone();
+        add("2", &mut grown);
+        assert_eq!((ids(&grown), ids(&map)), (vec!["1".to_owned(), "2".to_owned()], vec!["1".to_owned()]));
+    }
+
+    #[test]
+    fn shards_of_each_server_are_counted_as_of_one() {
+        let mut map = ClusterMap::default();
+        for (id, servers) in [("1", ["a", "b"]), ("2", ["b", "c"])] {
+            let servers = servers.map(|id| id.parse().unwrap()).into();
+            map.shards.insert(id.parse().unwrap(), Arc::new(Shard { servers, ..shard(id) }));
+        }
+        let counts = map.shards_of_each();
+        for id in ["a", "b", "c", "d"].map(|id| id.parse().unwrap()) {
+            assert_eq!(counts.get(&id).copied().unwrap_or(0), map.shards_of(&id).count(), "{id}");
+        }
+    }
+
+    #[test]
+    fn writable_needs_a_known_size_with_room() {
+        let mut shard = shard("1");
         assert!(!shard.is_writable());
         shard.size = Some(ShardSize { capacity: 10, used: 9 });
         assert!(shard.is_writable());

@@ -127,12 +127,15 @@ impl Schedule {
         let mut shards: Vec<&Arc<Shard>> = map.shards.values().collect();
         // Replicators that begin at the same moment begin with different ones.
         fastrand::shuffle(&mut shards);
+        // Of a server of several shards nobody can tell which of its blobs are whose.
+        let shards_of = map.shards_of_each();
+        let can_be_compared = |id: &&ServerId| map.live.contains(*id) && shards_of.get(*id) == Some(&1);
         for shard in shards {
             // One that is being filled is seen to by whoever fills it.
             let members = || shard.servers.iter().filter(|id| !shard.is_joining(id));
             let servers = due::Servers {
                 all: members().cloned().collect(),
-                live: members().filter(|id| can_be_compared(&map, id)).cloned().collect(),
+                live: members().filter(can_be_compared).cloned().collect(),
                 started_ms: members().filter_map(|id| started.get(id)).copied().max().unwrap_or(0),
                 queue_lost_ms: queue.lost_ms,
                 is_behind: members().any(|id| behind.contains(id)),
@@ -202,12 +205,10 @@ impl Schedule {
     async fn tell_alone(&self, map: &ClusterMap) {
         let id = RequestId::fresh();
         let before_ms = unix_ms().saturating_sub(record::IN_FLIGHT.as_millis() as u64);
-        let is_alone = |server: &&ServerId| {
-            let mut shards = map.shards_of(server).peekable();
-            shards.peek().is_some() && shards.all(|shard| shard.servers.len() == 1)
-        };
-        let alone = map.servers.keys().filter(is_alone);
-        let tell = alone.filter_map(|server| map.servers.get(server)).map(|server| {
+        let shared = map.shards.values().filter(|shard| shard.servers.len() > 1);
+        let shared: BTreeSet<&ServerId> = shared.flat_map(|shard| &shard.servers).collect();
+        let alone: BTreeSet<&ServerId> = map.shards.values().flat_map(|shard| &shard.servers).collect();
+        let tell = alone.difference(&shared).filter_map(|server| map.servers.get(*server)).map(|server| {
             let (server, id, servers) = (server.clone(), id.clone(), &self.deps.servers);
             // One that is not told, or is no node of ours, keeps them, or has none.
             async move { drop(servers.settle_deletes(&server, before_ms, &id).await) }
@@ -240,11 +241,6 @@ impl Schedule {
             }
         }
     }
-}
-
-/// Whether a server announces itself and belongs to one shard only.
-fn can_be_compared(map: &ClusterMap, id: &ServerId) -> bool {
-    map.live.contains(id) && map.shards_of(id).count() == 1
 }
 
 fn note(shard: &Shard, found: &Found) {

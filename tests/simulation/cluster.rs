@@ -225,6 +225,7 @@ fn documents(
 fn coordinator_config() -> coordinator::Config {
     coordinator::Config {
         replay: REPLAY,
+        replay_room: 1 << 30,
         max_body: 1 << 30,
         body_idle: 5,
         flush: 1000,

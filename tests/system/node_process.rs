@@ -346,3 +346,11 @@ fn what_the_scrub_finds_is_listed_until_it_is_replaced() {
     assert_eq!(listed(&addr, ""), Vec::<serde_json::Value>::new());
     round(0);
 }
+
+#[test]
+fn memory_is_taken_in_small_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, _) = start(dir.path(), free_port());
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.id())).unwrap();
+    assert!(status.lines().any(|line| line == "THP_enabled:\t0"), "{status}");
+}

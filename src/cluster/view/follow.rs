@@ -159,6 +159,7 @@ impl Follower {
         if everything {
             paths.extend([SERVERS, SHARDS, QUEUE, POOLS].map(str::to_owned));
         }
+        let other_shards = paths.contains(SHARDS);
         let documents = fetch(&*self.store, paths).await?;
         let live = if everything || self.todo.live { Some(self.store.children(LIVE).await?) } else { None };
         self.take(documents);
@@ -166,12 +167,21 @@ impl Follower {
             let trouble = self.builder.live(&names);
             self.note(LIVE, trouble);
         }
+        // Sizes change every second, and there may be thousands of shards: these are gone through only when they may be others.
+        if other_shards {
+            self.read_sizes(everything).await?;
+        }
+        self.todo = Todo::default();
+        Ok(())
+    }
+
+    /// Reads the sizes of shards that are new, or of all.
+    async fn read_sizes(&mut self, all: bool) -> Result<(), StoreError> {
         let shards = self.builder.map().shards.keys();
-        let sizes = shards.filter(|shard| everything || self.builder.lacks_size(shard)).map(size_path);
+        let sizes = shards.filter(|shard| all || self.builder.lacks_size(shard)).map(size_path);
         let sizes = fetch(&*self.store, sizes.collect()).await?;
         self.take(sizes);
         self.builder.forget_unused_sizes();
-        self.todo = Todo::default();
         Ok(())
     }
 

@@ -1,0 +1,120 @@
+//! The memory that the beginnings of uploads are kept in, so that they can be sent anew: bounded for each of them, and for
+//! all together, however many are open.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+
+/// Of each upload so much is kept whatever the others keep: most are no longer, and what a connection reads at once is no less.
+const ALWAYS_BYTES: u64 = 16 << 10;
+
+/// Memory for all uploads, beyond the first [`ALWAYS_BYTES`] of each.
+#[derive(Debug)]
+pub struct Room {
+    left: AtomicU64,
+}
+
+impl Room {
+    /// So many bytes.
+    pub fn new(bytes: u64) -> Arc<Self> {
+        Arc::new(Self { left: AtomicU64::new(bytes) })
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    }
+}
+
+/// The beginning of one upload, in the parts in which it came.
+#[derive(Debug)]
+pub struct Kept {
+    room: Arc<Room>,
+    /// Bytes at most.
+    limit: u64,
+    parts: Vec<Bytes>,
+    length: u64,
+    /// Bytes of the room that are ours.
+    taken: u64,
+}
+
+impl Kept {
+    /// Nothing yet, and never more than `limit` bytes.
+    pub fn new(room: &Arc<Room>, limit: u64) -> Self {
+        Self { room: room.clone(), limit, parts: Vec::new(), length: 0, taken: 0 }
+    }
+
+    /// Keeps the next part; `false` if it is too much, or there is no room left.
+    pub fn keep(&mut self, part: &Bytes) -> bool {
+        let length = self.length + part.len() as u64;
+        let need = length.saturating_sub(ALWAYS_BYTES) - self.taken;
+        if length > self.limit || !self.room.take(need) {
+            return false;
+        }
+        self.length = length;
+        self.taken += need;
+        self.parts.push(part.clone());
+        true
+    }
+
+    /// All parts.
+    pub fn parts(&self) -> &[Bytes] {
+        &self.parts
+    }
+
+    /// The part that begins there.
+    pub fn part_at(&self, position: u64) -> Option<Bytes> {
+        let mut start = 0;
+        for part in &self.parts {
+            if position == start {
+                return Some(part.clone());
+            }
+            start += part.len() as u64;
+        }
+        None
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.room.left.fetch_add(self.taken, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(length: u64) -> Bytes {
+        vec![7; length as usize].into()
+    }
+
+    #[test]
+    fn parts_are_found_where_they_begin() {
+        let mut kept = Kept::new(&Room::new(0), 10);
+        assert!(kept.keep(&part(3)) && kept.keep(&part(4)));
+        assert_eq!(kept.part_at(0).map(|part| part.len()), Some(3));
+        assert_eq!(kept.part_at(3).map(|part| part.len()), Some(4));
+        assert_eq!(kept.part_at(7), None);
+        assert!(kept.keep(&part(3)) && !kept.keep(&part(1)), "no more than its limit");
+        assert_eq!(kept.parts().len(), 3);
+    }
+
+    #[test]
+    fn all_together_have_no_more_than_the_room() {
+        let room = Room::new(1000);
+        let mut first = Kept::new(&room, u64::MAX);
+        let mut second = Kept::new(&room, u64::MAX);
+        assert!(first.keep(&part(ALWAYS_BYTES)) && second.keep(&part(ALWAYS_BYTES)), "of each so much");
+        assert!(first.keep(&part(600)));
+        assert!(!second.keep(&part(600)));
+        assert!(second.keep(&part(400)) && !first.keep(&part(1)));
+        drop(first);
+        assert_eq!(room.left.load(Relaxed), 600);
+        assert!(second.keep(&part(600)));
+        drop(second);
+        assert_eq!(room.left.load(Relaxed), 1000);
+    }
+}
