@@ -18,8 +18,6 @@ use crate::{
     scrub::{Behind, LEAVE_OUT_FOR},
 };
 
-/// Of a server that is being compared tasks are kept up to so many times what they are else.
-const FAR: u64 = 2;
 /// While the map store is away, tasks are kept on, and the look at the queue is not held up.
 const MARK_WITHIN: Duration = Duration::from_secs(2);
 /// Between the decision to leave a task out and the answer to the client nothing waits.
@@ -40,7 +38,7 @@ impl Backlogs {
 
     async fn mark(&self, id: &ServerId, backlog: u64, most: u64, store: &dyn MapStore) {
         let asked = Instant::now();
-        let mark = Behind::mark(store, id, backlog / FAR >= most, unix_ms());
+        let mark = Behind::mark(store, id, backlog, most, unix_ms());
         let marked = timeout(MARK_WITHIN, mark).await.map_err(|_| "no answer".to_owned());
         match marked.and_then(|marked| marked.map_err(|error| error.to_string())) {
             Ok(false) => drop(self.0.write().remove(id)),

@@ -24,6 +24,11 @@ pub const LEAVE_OUT_FOR: Duration = Duration::from_secs(10);
 /// decided just before are stored long before they decide.
 pub(super) const SETTLES_IN: Duration = Duration::from_secs(15);
 
+/// Of a server that is being compared tasks are kept up to so many times what they are else.
+const FAR: u64 = 2;
+/// A server with fewer tasks than this has caught up, however many are kept.
+const CAUGHT_UP: u64 = 10_000;
+
 /// Whether a server is behind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -32,6 +37,8 @@ pub struct Behind {
     pub since_ms: u64,
     /// The comparison that is to take the mark away.
     pub closing: Option<String>,
+    /// With so many tasks and more it is behind.
+    pub most: u64,
 }
 
 /// Where the mark of a server stands.
@@ -45,21 +52,27 @@ impl Behind {
         self.since_ms > 0
     }
 
-    /// Sees to it that the server is marked. If so, tasks may be left out for [`LEAVE_OUT_FOR`] from when this was called.
-    /// A mark that is being taken away is made again only if the server is `far_behind`, for that comparison is then for
-    /// nothing.
+    /// Whether a comparison is of use: with more tasks than this the mark would be made again meanwhile.
+    pub(super) fn has_caught_up(&self, backlog: u64) -> bool {
+        backlog < self.most.min(CAUGHT_UP)
+    }
+
+    /// Sees to it that a server with `backlog` tasks, `most` or more, is marked. If so, tasks may be left out for
+    /// [`LEAVE_OUT_FOR`] from when this was called. A mark that is being taken away is made again only if the server is [`FAR`]
+    /// behind, for that comparison is then for nothing.
     pub async fn mark(
         store: &dyn MapStore,
         server: &ServerId,
-        far_behind: bool,
+        backlog: u64,
+        most: u64,
         now_ms: u64,
     ) -> Result<bool, EditError> {
         let mark = |behind: &mut Self| {
-            if behind.closing.is_some() && !far_behind {
+            if behind.closing.is_some() && backlog / FAR < most {
                 return false;
             }
             let since_ms = if behind.is_behind() { behind.since_ms } else { now_ms };
-            *behind = Self { since_ms, closing: None };
+            *behind = Self { since_ms, closing: None, most };
             true
         };
         edit::update(store, &path(server), mark).await
@@ -104,14 +117,15 @@ mod tests {
             entry.map(|entry| serde_json::from_slice(&entry.data).unwrap()).unwrap_or_default()
         };
         assert!(!Behind::close(&*store, &server, "a").await.unwrap());
-        assert!(Behind::mark(&*store, &server, false, 7).await.unwrap());
-        assert!(Behind::mark(&*store, &server, false, 9).await.unwrap());
-        assert_eq!(read().await, Behind { since_ms: 7, closing: None });
+        let mark = async |backlog, now_ms| Behind::mark(&*store, &server, backlog, 10, now_ms).await.unwrap();
+        assert!(mark(10, 7).await);
+        assert!(mark(19, 9).await);
+        assert_eq!(read().await, Behind { since_ms: 7, closing: None, most: 10 });
         assert!(Behind::close(&*store, &server, "a").await.unwrap());
         Behind::end(&*store, &server, "b").await.unwrap();
         assert!(read().await.is_behind(), "another comparison's");
-        assert!(!Behind::mark(&*store, &server, false, 11).await.unwrap(), "it is being taken away");
-        assert!(Behind::mark(&*store, &server, true, 11).await.unwrap());
+        assert!(!mark(19, 11).await, "it is being taken away");
+        assert!(mark(20, 11).await);
         Behind::end(&*store, &server, "a").await.unwrap();
         assert!(read().await.is_behind(), "tasks may have been left out since");
         Behind::close(&*store, &server, "a").await.unwrap();

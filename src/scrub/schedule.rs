@@ -34,8 +34,6 @@ const DAMAGED_LIMIT: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The only server of a shard is told so often that nobody else needs its deletes.
 const TELL_ALONE_EVERY: Duration = Duration::from_secs(3600);
-/// A server with fewer tasks than this has caught up.
-const CAUGHT_UP: u64 = 10_000;
 
 /// When servers are compared.
 #[derive(Debug, Clone, clap::Args)]
@@ -122,7 +120,10 @@ impl Schedule {
         // Without a queue nothing could be done about what is found.
         let stats = self.deps.queue.stats().await?;
         let queue = QueueSeen::update(&*self.deps.store, &stats).await?;
-        let behind = self.behind(&map, &stats).await;
+        let behind = self.behind(&map).await;
+        let backlog = |id: &ServerId| stats.targets.get(id).map_or(0, TargetStats::backlog);
+        let is_behind = |id: &ServerId| behind.contains_key(id);
+        let has_caught_up = |id: &ServerId| behind.get(id).is_none_or(|mark| mark.has_caught_up(backlog(id)));
         self.known.retain(|shard, _| map.shards.contains_key(shard));
         let mut shards: Vec<&Arc<Shard>> = map.shards.values().collect();
         // Replicators that begin at the same moment begin with different ones.
@@ -136,9 +137,15 @@ impl Schedule {
             let servers = due::Servers {
                 all: members().cloned().collect(),
                 live: members().filter(can_be_compared).cloned().collect(),
-                started_ms: members().filter_map(|id| started.get(id)).copied().max().unwrap_or(0),
+                // One that has tasks for long is compared when they are done.
+                started_ms: members()
+                    .filter(|id| has_caught_up(id))
+                    .filter_map(|id| started.get(id))
+                    .copied()
+                    .max()
+                    .unwrap_or(0),
                 queue_lost_ms: queue.lost_ms,
-                is_behind: members().any(|id| behind.contains(id)),
+                is_behind: members().any(|id| is_behind(id) && has_caught_up(id)),
                 damaged_ms: members().filter_map(|id| damaged.get(id)).copied().max().unwrap_or(0),
             };
             let is_due = |record: &Record| due(record, &servers, self.every, unix_ms());
@@ -173,18 +180,16 @@ impl Schedule {
         many::all(map.live.iter().map(ask)).await.into_iter().flatten().collect()
     }
 
-    /// Servers for which tasks were left out, and that have done most of those that were kept: so they are up.
-    async fn behind(&self, map: &ClusterMap, stats: &QueueStats) -> BTreeSet<ServerId> {
+    /// Servers for which tasks were left out.
+    async fn behind(&self, map: &ClusterMap) -> BTreeMap<ServerId, Behind> {
         let ask = |id: &ServerId| {
             let (id, path) = (id.clone(), behind::path(id));
             async move {
                 let behind: Behind = many::read(&*self.deps.store, &path).await.ok()?;
-                behind.is_behind().then_some(id)
+                behind.is_behind().then_some((id, behind))
             }
         };
-        let backlog = |id: &ServerId| stats.targets.get(id).map_or(0, TargetStats::backlog);
-        let caught_up = map.servers.keys().filter(|id| backlog(id) < CAUGHT_UP);
-        many::all(caught_up.map(ask)).await.into_iter().flatten().collect()
+        many::all(map.servers.keys().map(ask)).await.into_iter().flatten().collect()
     }
 
     /// When servers found the damage that they found last, as far as a page of it says.
