@@ -20,7 +20,7 @@ use crate::{
     daemon::{Shutdown, unix_ms},
     http::RequestId,
     model::{ClusterMap, Server, ServerId, Shard, ShardId},
-    queue::{Queue, QueueStats, TargetStats},
+    queue::{Queue, TargetStats},
 };
 
 /// With several replicators the first one that sees what is due takes it. A look costs each server one short answer.
