@@ -58,8 +58,8 @@ impl Behind {
     }
 
     /// Sees to it that a server with `backlog` tasks, `most` or more, is marked. If so, tasks may be left out for
-    /// [`LEAVE_OUT_FOR`] from when this was called. A mark that is being taken away is made again only if the server is [`FAR`]
-    /// behind, for that comparison is then for nothing.
+    /// [`LEAVE_OUT_FOR`] from when this was called. A mark that is being taken away is made again only with twice the tasks, for
+    /// that comparison is then for nothing.
     pub async fn mark(
         store: &dyn MapStore,
         server: &ServerId,
