@@ -41,7 +41,7 @@ const AT_LIMIT_WAIT: Duration = Duration::from_millis(50);
 const ENOUGH_PART: usize = 2;
 
 /// .. or this time is to pass: a claim of one task costs the servers of the queue nearly as much as one of many.
-const BETWEEN_CLAIMS: Duration = Duration::from_millis(3);
+const BETWEEN_CLAIMS: Duration = Duration::from_millis(10);
 
 /// Between tries while the queue does not answer.
 const QUEUE_PAUSES: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(5) };

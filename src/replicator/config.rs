@@ -7,7 +7,7 @@ use crate::{daemon::Backoff, model::size, queue::CLAIM_LEASE};
 
 /// Tasks worked on at once. A copy waits for disks and the network most of its time, so it is far more than there are
 /// cores (docs/decisions/0012 says how to measure it).
-pub const DEFAULT_CONCURRENCY: usize = 32;
+pub const DEFAULT_CONCURRENCY: usize = 128;
 
 /// More would need more connections to one server than are kept open, and more memory than a small machine has (up
 /// to 512 KiB a copy).
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn the_defaults_hold() {
         let settings = Config::default().check().unwrap();
-        assert_eq!((settings.concurrency, settings.per_target), (32, 16));
+        assert_eq!((settings.concurrency, settings.per_target), (128, 64));
         let one = Config { concurrency: 1, ..Config::default() }.check().unwrap();
         assert_eq!((one.concurrency, one.per_target), (1, 1));
     }
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(
             slow.check().unwrap_err(),
             [
-                "--bytes-per-second must be at least 410kb at a concurrency of 32: slower copies would time out"
+                "--bytes-per-second must be at least 1.6mb at a concurrency of 128: slower copies would time out"
             ]
         );
     }

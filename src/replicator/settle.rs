@@ -14,10 +14,10 @@ use crate::{
 };
 
 /// Acknowledgements sent together.
-const BATCH: usize = 64;
+const BATCH: usize = 256;
 
-/// The first acknowledgement of a batch waits this long for others: far less than a copy takes.
-const BATCH_FOR: Duration = Duration::from_millis(3);
+/// The first acknowledgement of a batch waits this long for others. It holds up nobody: the copy is made, its slot is free.
+const BATCH_FOR: Duration = Duration::from_millis(20);
 
 /// Works whose acknowledgement waits. When the queue does not take them, workers wait here, and nothing more is claimed.
 const WAITING: usize = 256;

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// A queue with one reader, which waits on a thread of its own.
 #[derive(Debug)]
@@ -55,6 +55,8 @@ impl<T> Queue<T> {
             }
             self.wake.wait(&mut state);
         }
+        // Those who are about to put one in and wait for this core go first.
+        MutexGuard::unlocked(&mut state, std::thread::yield_now);
         state.wanted = expected.min(limit);
         while state.waiting.len() < state.wanted && !state.stopped {
             if self.wake.wait_until(&mut state, until).timed_out() {

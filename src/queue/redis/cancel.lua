@@ -1,5 +1,5 @@
 -- ARGV: target and task by turns. What is on the agenda for them does no harm and is put right at the next look.
-for target, tasks in pairs(by_target()) do
+for target, tasks in pairs(by_target(1)) do
   redis.call('ZREM', delayed(target), unpack(tasks))
   -- Seldom there: only what was tried before and waits to be tried again has attempts.
   if redis.call('EXISTS', attempts(target)) == 1 then

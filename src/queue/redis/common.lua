@@ -12,10 +12,10 @@ local function ready(target) return root .. ':ready:' .. target end
 local function delayed(target) return root .. ':delayed:' .. target end
 local function attempts(target) return root .. ':attempts:' .. target end
 
--- What ARGV holds, target and value by turns, as target -> values: one command does for all values of a target.
-local function by_target()
+-- What ARGV holds from there on, target and value by turns, as target -> values: one command does for all values of a target.
+local function by_target(first)
   local all = {}
-  for i = 1, #ARGV, 2 do
+  for i = first, #ARGV, 2 do
     local values = all[ARGV[i]]
     if not values then
       values = {}
@@ -26,15 +26,22 @@ local function by_target()
   return all
 end
 
--- Adds a task, to be given out after `delay` milliseconds. A task that waits already keeps the earlier time.
-local function add(target, tries, task, delay)
+-- Adds tasks of a target, to be given out after `delay` milliseconds. One that waits already keeps the earlier time.
+local function add(target, tries, tasks, delay)
   redis.call('SADD', root .. ':targets', target)
   if delay > 0 then
-    redis.call('ZADD', delayed(target), 'LT', now + delay, task)
-    if tries > 0 then redis.call('HSET', attempts(target), redis.sha1hex(task), tries) end
+    local waiting = {}
+    for _, task in ipairs(tasks) do
+      waiting[#waiting + 1] = now + delay
+      waiting[#waiting + 1] = task
+      if tries > 0 then redis.call('HSET', attempts(target), redis.sha1hex(task), tries) end
+    end
+    redis.call('ZADD', delayed(target), 'LT', unpack(waiting))
     redis.call('ZADD', AGENDA, 'LT', now + delay, target)
   else
-    redis.call('XADD', ready(target), '*', 'attempts', tries, 'task', task)
+    for _, task in ipairs(tasks) do
+      redis.call('XADD', ready(target), '*', 'attempts', tries, 'task', task)
+    end
     redis.call('ZADD', AGENDA, 'LT', 0, target)
   end
 end
