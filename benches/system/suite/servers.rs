@@ -61,7 +61,7 @@ pub fn files(folder: &Path) -> Nginx {
 pub fn proxy(servers: &[Nginx]) -> Nginx {
     let servers: String = servers.iter().map(|server| format!("server {};\n", server.addr())).collect();
     start(
-        &format!("upstream servers {{\n{servers}keepalive 32;\n}}\n"),
+        &format!("upstream servers {{\n{servers}keepalive 64;\n}}\n"),
         "location / {\nproxy_pass http://servers;\nproxy_http_version 1.1;\nproxy_set_header Connection \"\";\n\
          proxy_next_upstream error timeout http_404;\n}\naccess_log access.log combined buffer=64k flush=5s;",
     )

@@ -101,7 +101,7 @@ fn upstream(map: &ClusterMap, shard: &Shard) -> Result<String, RenderError> {
         return Ok(String::new());
     }
     Ok(format!(
-        "    upstream {} {{\n{servers}        keepalive 32;\n        keepalive_timeout 4s;\n    }}\n",
+        "    upstream {} {{\n{servers}        keepalive 64;\n        keepalive_timeout 4s;\n    }}\n",
         upstream_name(&shard.id)
     ))
 }
