@@ -44,7 +44,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    program::run(&args.log.clone(), run(args))
+    program::run(&args.log.clone(), None, run(args))
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {

@@ -32,7 +32,7 @@ struct Program {
 
 fn main() -> ExitCode {
     let args = Program::parse();
-    program::run(&args.log, run(args.node))
+    program::run(&args.log, Some(args.node.config.threads()), run(args.node))
 }
 
 async fn run(args: node::Args) -> anyhow::Result<()> {

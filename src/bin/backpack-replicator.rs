@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     let settings = args.config.check().unwrap_or_else(|complaints| {
         Args::command().error(ErrorKind::ValueValidation, complaints.join("\n")).exit()
     });
-    program::run(&args.log.clone(), run(args, settings))
+    program::run(&args.log.clone(), None, run(args, settings))
 }
 
 async fn run(args: Args, settings: Settings) -> anyhow::Result<()> {

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     // Whoever starts this wants to see what to try, not each part's start: only warnings, unless asked.
     let command = Args::command().mut_arg("log", |log| log.default_value("warn"));
     let args = Args::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
-    program::run(&args.log, async move {
+    program::run(&args.log, None, async move {
         let shutdown = Shutdown::on_signal(DEFAULT_DRAIN)?;
         standalone::run(args.config, shutdown).await
     })

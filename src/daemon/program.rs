@@ -7,8 +7,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::telemetry::{self, log::LogArgs};
 
 /// Runs a program to its end. Exit code 0, or 1 with the error's whole chain on standard error; misuse (exit code 2)
-/// is what the argument parser answers before this.
-pub fn run(log: &LogArgs, body: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+/// is what the argument parser answers before this. `threads` do its work; `None`: one for each core.
+pub fn run(
+    log: &LogArgs,
+    threads: Option<usize>,
+    body: impl Future<Output = anyhow::Result<()>>,
+) -> ExitCode {
     if let Err(error) = telemetry::log::init(log) {
         eprintln!("error: {error}");
         return ExitCode::from(2);
@@ -16,7 +20,11 @@ pub fn run(log: &LogArgs, body: impl Future<Output = anyhow::Result<()>>) -> Exi
     raise_open_files();
     keep_to_small_pages();
     super::install_tls_provider();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        runtime.worker_threads(threads);
+    }
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: start the runtime: {error}");

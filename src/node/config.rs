@@ -1,6 +1,6 @@
 //! Settings of a node, as flags and environment variables.
 
-use std::time::Duration;
+use std::{num::NonZero, time::Duration};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
@@ -129,6 +129,15 @@ pub struct Config {
         value_name = "CONNECTIONS"
     )]
     pub max_connections: usize,
+
+    /// Threads that do the work of connections [default: one for every two cores]
+    #[arg(
+        long,
+        env = "BACKPACK_NODE_THREADS",
+        value_parser = clap::value_parser!(u16).range(1..=1024),
+        value_name = "THREADS"
+    )]
+    pub threads: Option<u16>,
 }
 
 impl Default for Config {
@@ -147,11 +156,20 @@ impl Default for Config {
             upload_idle: DEFAULT_UPLOAD_IDLE.as_secs(),
             disk_answer: DEFAULT_DISK_ANSWER.as_secs(),
             max_connections: DEFAULT_CONNECTIONS,
+            threads: None,
         }
     }
 }
 
 impl Config {
+    /// The threads that do the work of connections. A thread that has enough to do goes on without being woken, and the other
+    /// cores have the disks' threads, the kernel and nginx to serve: with a thread for each core a blob through nginx cost up to
+    /// half as much again (docs/performance.md).
+    pub fn threads(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        self.threads.map_or(cores.div_ceil(2), usize::from)
+    }
+
     /// The limits of the HTTP side.
     pub fn limits(&self) -> Limits {
         Limits {
@@ -216,6 +234,8 @@ mod tests {
         assert_eq!(config.limits().blob_bytes, 1_572_864);
         assert_eq!(config.limits().upload_idle, Duration::from_secs(7));
         assert_eq!(config.storage().sync, SyncMode::Always);
+        assert_eq!(parse(&["--threads", "3"]).unwrap().threads(), 3);
+        assert!(parse(&["--threads", "0"]).is_err() && Config::default().threads() > 0);
         let config = parse(&[
             "--compact-dead-ratio",
             "0.5",

@@ -6,7 +6,7 @@ use super::outcome::Policy;
 use crate::{daemon::Backoff, model::size, queue::CLAIM_LEASE};
 
 /// Tasks worked on at once. A copy waits for disks and the network most of its time, so it is far more than there are
-/// cores (docs/decisions/0012 says how to measure it).
+/// cores, and a claim of many costs little more than one of few (docs/decisions/0015).
 pub const DEFAULT_CONCURRENCY: usize = 128;
 
 /// More would need more connections to one server than are kept open, and more memory than a small machine has (up
@@ -123,7 +123,7 @@ impl Config {
         demand(
             self.bytes_per_second.is_none_or(|rate| rate >= least),
             format!(
-                "--bytes-per-second must be at least {} at a concurrency of {}: slower copies would time out",
+                "--bytes-per-second must be at least {} at a --concurrency of {}: slower copies would time out",
                 size::format(least.next_multiple_of(1024)),
                 self.concurrency
             ),
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(
             slow.check().unwrap_err(),
             [
-                "--bytes-per-second must be at least 1.6mb at a concurrency of 128: slower copies would time out"
+                "--bytes-per-second must be at least 1.6mb at a --concurrency of 128: slower copies would time out"
             ]
         );
     }
