@@ -64,7 +64,7 @@ fn no_placeholder_stays() {
     let shards: [(&str, &[&str]); 2] = [("@tries@", &["1", "9"]), ("empty", &[])];
     let rendered = render_default(&map(&shards, &["1"]));
     assert_eq!(rendered.matches('@').count(), 2, "those of the id, in its pattern: {rendered}");
-    assert!(rendered.contains(r#""~^/\@tries\@:." backpack-shard-_40tries_40;"#));
+    assert!(rendered.contains(r#""~^\@tries\@$" backpack-shard-_40tries_40;"#));
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_server_missing_in_the_map_is_left_out() {
 #[test]
 fn a_shard_without_servers_answers_503() {
     let rendered = render_default(&map(&[("1", &["1"]), ("2", &["9"])], &["1"]));
-    assert!(rendered.contains(r#""~^/2:." unreachable;"#));
+    assert!(rendered.contains(r#""2" unreachable;"#));
     assert!(rendered.contains(UNREACHABLE_GUARD));
     assert!(!rendered.contains("upstream backpack-shard-2"), "nginx refuses an upstream without servers");
 }
@@ -102,6 +102,22 @@ fn ids_are_matched_as_sent_and_named_safely() {
     ] {
         let id: ShardId = id.parse().unwrap();
         assert_eq!((id_pattern(&id).as_str(), upstream_name(&id).as_str()), (pattern, name));
+    }
+}
+
+#[test]
+fn only_what_has_no_case_is_looked_up() {
+    for (id, line) in [
+        ("7", r#""7" "#),
+        ("2024-10_1.5", r#""2024-10_1.5" "#),
+        ("7a", r#""~^7a$" "#),
+        ("~7", r#""~^\~7$" "#),
+        ("-7", r#""~^-7$" "#),
+        ("7\u{444}", "\"~^(?:7\u{444}|7(?i:%d1%84))$\" "),
+    ] {
+        let map = map(&[(id, &["1"])], &["1"]);
+        let line_of = shard_line(&map, map.shards.values().next().unwrap());
+        assert!(line_of.trim_start().starts_with(line), "{line_of}");
     }
 }
 
