@@ -67,6 +67,8 @@ pub struct CopyPlan<'a> {
     /// How long a source may keep the copy waiting in mid body, all its waits together, before it fails as
     /// [`ServerError::Slow`]; it gets a second more for each 256 KiB. `None`: for as long as it makes progress.
     pub patience: Option<Duration>,
+    /// The target hardly has it yet: one that keeps versions by itself is not asked before it gets a small blob.
+    pub is_new: bool,
 }
 
 /// Called with the number of bytes about to be passed on; returns when they may be (a byte-rate limit).
@@ -92,30 +94,18 @@ impl Servers {
         id: &RequestId,
     ) -> Result<Copied, CopyError> {
         let mut target = Target::new(self, plan, id);
+        if plan.is_new && plan.version.is_some() && self.keeps_versions(plan.target) {
+            return match self.copy_to(&mut target, pace).await {
+                // It may have it from elsewhere.
+                Err(failed @ (CopyError::NoSource | CopyError::Source { .. })) => {
+                    target.satisfied().await.map_err(CopyError::Target)?.ok_or(failed)
+                }
+                result => result,
+            };
+        }
         match target.satisfied().await.map_err(CopyError::Target)? {
             Some(satisfied) => Ok(satisfied),
             None => self.copy_to(&mut target, pace).await,
-        }
-    }
-
-    /// The same of a blob that the target hardly has yet: a target that keeps versions by itself is not asked before it gets
-    /// a small one.
-    pub async fn copy_new(
-        &self,
-        plan: &CopyPlan<'_>,
-        pace: &impl Pace,
-        id: &RequestId,
-    ) -> Result<Copied, CopyError> {
-        if plan.version.is_none() || !self.keeps_versions(plan.target) {
-            return self.copy(plan, pace, id).await;
-        }
-        let mut target = Target::new(self, plan, id);
-        match self.copy_to(&mut target, pace).await {
-            // It may have it from elsewhere.
-            Err(failed @ (CopyError::NoSource | CopyError::Source { .. })) => {
-                target.satisfied().await.map_err(CopyError::Target)?.ok_or(failed)
-            }
-            result => result,
         }
     }
 

@@ -123,6 +123,7 @@ impl Finish {
                 sources: &sources,
                 target,
                 patience: None,
+                is_new: false,
             };
             async move { (target, coordinator.servers.copy(&plan, &Unpaced, &self.id).await) }
         });

@@ -39,8 +39,8 @@ struct Try<'a> {
     read: Permit,
     /// See [`CopyPlan::patience`].
     patience: Option<Duration>,
-    /// The target hardly has the blob.
-    new: bool,
+    /// See [`CopyPlan::is_new`].
+    is_new: bool,
 }
 
 /// How one source did.
@@ -67,8 +67,8 @@ impl Worker {
         match task.op {
             Operation::Delete => self.delete(task, target, &mut entry, id).await,
             Operation::Copy => {
-                let new = is_new(task, attempts);
-                self.copy(task, &map, target, &mut entry, new, id).await
+                let is_new = is_new(task, attempts);
+                self.copy(task, &map, target, &mut entry, is_new, id).await
             }
         }
     }
@@ -102,7 +102,7 @@ impl Worker {
         map: &ClusterMap,
         target: &Server,
         entry: &mut Entry,
-        new: bool,
+        is_new: bool,
         id: &RequestId,
     ) -> Ending {
         let patience = Some(self.servers.timeouts().stall);
@@ -115,7 +115,7 @@ impl Worker {
                     continue;
                 }
             };
-            let source_try = Try { source: &source, read, patience, new };
+            let source_try = Try { source: &source, read, patience, is_new };
             match self.copy_from(task, source_try, target, entry, id).await {
                 Tried::Ended(ending) => {
                     if let Some((_, _, mut read)) = slow {
@@ -135,7 +135,7 @@ impl Worker {
         let Ok(_slot) = self.patient.try_acquire() else {
             return Ending::Source(source.id.clone(), error, read.failed());
         };
-        let patient_try = Try { source: &source, read, patience: None, new: false };
+        let patient_try = Try { source: &source, read, patience: None, is_new: false };
         match self.copy_from(task, patient_try, target, entry, id).await {
             Tried::Ended(ending) | Tried::Failed(ending) => ending,
             Tried::Missing | Tried::Slow(..) => last,
@@ -146,18 +146,14 @@ impl Worker {
     async fn copy_from(
         &self,
         task: &Task,
-        Try { source, mut read, patience, new }: Try<'_>,
+        Try { source, mut read, patience, is_new }: Try<'_>,
         target: &Server,
         entry: &mut Entry,
         id: &RequestId,
     ) -> Tried {
         let sources = std::slice::from_ref(source);
-        let plan = CopyPlan { key: &task.key, version: task.version, sources, target, patience };
-        let copied = match new {
-            true => self.servers.copy_new(&plan, &self.rate, id).await,
-            false => self.servers.copy(&plan, &self.rate, id).await,
-        };
-        match copied {
+        let plan = CopyPlan { key: &task.key, version: task.version, sources, target, patience, is_new };
+        match self.servers.copy(&plan, &self.rate, id).await {
             Ok(copied) => {
                 entry.worked(&copied);
                 if !matches!(copied, Copied::AlreadyThere | Copied::Newer(_)) {

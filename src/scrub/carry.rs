@@ -94,7 +94,7 @@ impl Carrier {
             task.from.iter().filter_map(|id| map.servers.get(id)).cloned().collect();
         let (key, version) = (&task.key, task.version);
         // A source may be slow: nobody waits for a single copy.
-        let plan = CopyPlan { key, version, sources: &sources, target, patience: None };
+        let plan = CopyPlan { key, version, sources: &sources, target, patience: None, is_new: false };
         match self.servers.copy(&plan, &self.rate, id).await {
             Ok(Copied::Copied(bytes)) => Ok(Some(bytes)),
             Ok(Copied::AlreadyThere | Copied::Newer(_) | Copied::Deleted) => Ok(Some(0)),

@@ -153,8 +153,9 @@ async fn a_target_that_keeps_versions_is_not_asked_before_a_new_blob() {
     let copy_new = async |name: &str, number| {
         let (key, sources) = (key(name), [Arc::new(source.clone())]);
         let version = Some(version(number));
-        let plan = CopyPlan { key: &key, version, sources: &sources, target: &target, patience: None };
-        servers.copy_new(&plan, &Unpaced, &id()).await
+        let plan =
+            CopyPlan { key: &key, version, sources: &sources, target: &target, patience: None, is_new: true };
+        servers.copy(&plan, &Unpaced, &id()).await
     };
     let large = pattern(100_000);
     for (name, bytes) in [("a", &b"a"[..]), ("b", b"b"), ("large", &large), ("none", b""), ("lost", b"old")] {

@@ -248,7 +248,8 @@ async fn a_copy_of_a_huge_blob_holds_little_of_it() {
         client.answer(201)
     });
     let (from, to, key) = (Arc::new(server("1", source.port())), server("2", target.port()), key("k"));
-    let plan = CopyPlan { key: &key, version: None, sources: &[from], target: &to, patience: None };
+    let plan =
+        CopyPlan { key: &key, version: None, sources: &[from], target: &to, patience: None, is_new: false };
     let copied = servers().copy(&plan, &read, &id()).await;
     assert_eq!(copied, Ok(Copied::Copied((TIMES * SIZE) as u64)));
     let held = most_held.load(Ordering::SeqCst);

@@ -125,6 +125,6 @@ pub async fn copy(
 ) -> Result<Copied, CopyError> {
     let sources: Vec<_> = sources.iter().map(|source| Arc::new(Clone::clone(*source))).collect();
     let key = key(key_text);
-    let plan = CopyPlan { key: &key, version, sources: &sources, target, patience: None };
+    let plan = CopyPlan { key: &key, version, sources: &sources, target, patience: None, is_new: false };
     servers.copy(&plan, &Unpaced, &id()).await
 }
