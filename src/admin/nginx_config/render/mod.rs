@@ -45,7 +45,8 @@ pub enum RenderError {
 /// not in the map, or not read now, is left out (a comment says so); a shard without any is answered with 503.
 ///
 /// A shard with a number for an id is found at once, however many there are. Others are regular expressions that nginx tries one
-/// after the other, because its string lookup ignores case: with 1,500 of them a request takes about 30 us of CPU more.
+/// after the other, because its string lookup ignores case: with 1,500 of them a request takes about 40 us of CPU more. With 10,000
+/// shards a worker of nginx has some 200 MiB, of which 90 is room for idle connections.
 pub fn render(map: &ClusterMap, options: &Options) -> Result<String, RenderError> {
     if !is_plain(&options.listen) {
         return Err(RenderError::BadListen(options.listen.clone()));
