@@ -8,7 +8,7 @@ use std::sync::{
 
 use bytes::Bytes;
 
-/// Of each upload so much is kept whatever the others keep: most are no longer, and what a connection reads at once is no less.
+/// Of each upload so much is kept whatever the others keep: most are no longer.
 const ALWAYS_BYTES: u64 = 16 << 10;
 
 /// Memory for all uploads, beyond the first [`ALWAYS_BYTES`] of each.
@@ -44,6 +44,11 @@ impl Kept {
     /// Nothing yet, and never more than `limit` bytes.
     pub fn new(room: &Arc<Room>, limit: u64) -> Self {
         Self { room: room.clone(), limit, parts: Vec::new(), length: 0, taken: 0 }
+    }
+
+    /// Whether a body of that length is kept whatever the others keep.
+    pub fn always_keeps(&self, length: u64) -> bool {
+        length <= self.limit.min(ALWAYS_BYTES)
     }
 
     /// Keeps the next part; `false` if it is too much, or there is no room left.

@@ -1,7 +1,7 @@
 //! The body of one upload on its way through: read part by part, verified, with its beginning kept for a replay.
 //!
 //! The last part is held back until the whole body is known to be right, so a server never gets the last byte of a
-//! wrong or broken-off body, and such a blob never becomes visible.
+//! wrong or broken-off body, and such a blob never becomes visible. Of a small body no server gets a byte before.
 
 use std::path::Path;
 
@@ -90,6 +90,40 @@ impl Source {
         self.replay.is_some() || self.spool.is_some()
     }
 
+    /// Reads a body that is short enough to be kept to its end: until then it costs its own bytes, and no server anything.
+    pub async fn gather(&mut self) -> Result<(), SourceError> {
+        let always_kept = |length: &u64| self.replay.as_ref().is_some_and(|kept| kept.always_keeps(*length));
+        let Some(length) = self.body.announced().filter(always_kept) else { return Ok(()) };
+        if self.ended {
+            return Ok(());
+        }
+        let (mut whole, mut gathered) = (Bytes::new(), Vec::new());
+        while let Some(part) = self.body.next().await? {
+            self.take_in(&part);
+            // A part holds the buffer that it was read into: well for one that is all there is, too much while more is awaited.
+            if part.len() as u64 == length {
+                whole = part;
+            } else {
+                gathered.extend_from_slice(&part);
+            }
+        }
+        self.end()?;
+        if !gathered.is_empty() {
+            whole = gathered.into();
+        }
+        if !whole.is_empty() {
+            self.hand_out(whole);
+        }
+        Ok(())
+    }
+
+    /// The body is read to its end.
+    fn end(&mut self) -> Result<(), VerifyError> {
+        self.verifier.take().map_or(Ok(()), Verifier::finish)?;
+        self.ended = true;
+        Ok(())
+    }
+
     /// The next part to hand out; `None` at the end of a body that is right. May be dropped while it waits without
     /// losing anything.
     pub async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
@@ -105,8 +139,7 @@ impl Source {
                     }
                 }
                 None => {
-                    self.verifier.take().map_or(Ok(()), Verifier::finish)?;
-                    self.ended = true;
+                    self.end()?;
                     return Ok(self.held.take().map(|last| self.hand_out(last)));
                 }
             }

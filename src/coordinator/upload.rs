@@ -203,6 +203,7 @@ impl Coordinator {
             attempts += 1;
             let mut reservation = self.usage.reserve(&shard, need);
             tried_shards.insert(shard.id.clone());
+            source.gather().await?;
             // One that was only slow is as good as another.
             let excluded = tried_shards.difference(&slow_shards).cloned().chain([shard.id.clone()]).collect();
             let elsewhere =
