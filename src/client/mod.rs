@@ -77,7 +77,7 @@ const IDLE_PER_SERVER: usize = 128;
 
 /// Bytes buffered of one connection in each direction; with bodies of many uploads open at once this is most of the
 /// memory.
-const BUFFER_BYTES: usize = 64 * 1024;
+const BUFFER_BYTES: usize = 16 * 1024;
 
 type HttpClient = Client<Connector, Body>;
 

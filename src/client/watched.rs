@@ -20,6 +20,9 @@ use crate::http::{Body, body::BoxError};
 /// more than this does not leave in that time.
 const KEPT_BYTES: usize = 256 * 1024;
 
+/// And no longer than this, or they would be most of the memory of uploads that come slowly.
+const KEPT_FOR: Duration = Duration::from_secs(1);
+
 /// The sender's side. Dropped, it ends the body: what is not sent by then is no longer wanted.
 pub(super) struct Upload {
     state: Arc<Mutex<State>>,
@@ -91,11 +94,18 @@ impl Upload {
         self.state.lock().failed.clone()
     }
 
-    /// Waits until the server has made no progress for too long: `stall` in mid body, `answer` after its end.
+    /// Waits until the server has made no progress for too long: `stall` in mid body, `answer` after its end. Meanwhile it
+    /// lets go what was kept for long enough.
     pub(super) async fn stalled(&self, stall: Duration, answer: Duration) -> Duration {
+        let kept_until = Instant::now() + KEPT_FOR;
+        let mut look_every = KEPT_FOR.min(stall).min(answer);
         loop {
             let (limit, since) = {
-                let state = self.state.lock();
+                let mut state = self.state.lock();
+                if Instant::now() >= kept_until {
+                    state.kept = None;
+                    look_every = stall.min(answer);
+                }
                 let since = if state.source_waits { Instant::now() } else { state.asked };
                 (if state.ended { answer } else { stall }, since)
             };
@@ -103,7 +113,7 @@ impl Upload {
                 return limit;
             }
             // Looked at again at least this often, for the body may have ended or waited meanwhile.
-            tokio::time::sleep_until((since + limit).min(Instant::now() + stall.min(answer))).await;
+            tokio::time::sleep_until((since + limit).min(Instant::now() + look_every)).await;
         }
     }
 }

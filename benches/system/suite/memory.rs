@@ -26,6 +26,8 @@ const SIZES: [usize; 2] = [16 << 10, 128 << 10];
 const PROGRAM_MIB: f64 = 64.0;
 const UPLOAD_MIB: f64 = 32.0 / 1024.0;
 
+const BEGUN_AT_ONCE: usize = 1000;
+
 /// For what was sent to be read.
 const READ_WITHIN: Duration = Duration::from_secs(300);
 
@@ -41,8 +43,14 @@ pub fn measure(scale: &Scale, sheet: &mut Sheet) {
             cluster.env("BACKPACK_NODE_UPLOAD_IDLE", "3600").env("BACKPACK_COORDINATOR_PATIENCE", "600000");
         let cluster = cluster.shard(&[Kind::Node; 2]).replicators(0).start();
         let (coordinator, nodes) = (&**cluster.coordinators[0].daemon(), cluster.nodes());
-        let uploads: Vec<Upload> =
-            (0..scale.open_uploads).map(|number| Upload::begin(&cluster, number, size)).collect();
+        let mut uploads = Vec::new();
+        for number in 0..scale.open_uploads {
+            uploads.push(Upload::begin(&cluster, number, size));
+            // Not all of them in the same second: connections that must wait for longer than a second are given up.
+            if uploads.len() % BEGUN_AT_ONCE == 0 {
+                wait_idle(coordinator);
+            }
+        }
         [&[coordinator], &nodes[..]].concat().into_iter().for_each(wait_idle);
         let largest_node = nodes.iter().map(|node| resident_mib(node)).fold(0.0, f64::max);
         let allowed = PROGRAM_MIB + UPLOAD_MIB * scale.open_uploads as f64;
