@@ -1,7 +1,10 @@
 //! A coordinator with everything around it in one process: embedded map store and queue, real nodes, and stand-ins for
 //! the original's node that can be made to fail. Each test is one promise of an upload's way.
 
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    time::Duration,
+};
 
 use backpack::{daemon::unix_ms, model::Version};
 
@@ -152,7 +155,6 @@ async fn a_server_that_fails_late_breaks_the_upload_off_and_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_says_stored_too_early_is_not_believed() {
-    use std::io::{Read, Write};
     let cluster = Cluster::start(&[&[Member::Original, Member::Node]]).await;
     let hasty = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     cluster.replace_server("1", hasty.local_addr().unwrap().port()).await;
@@ -226,9 +228,50 @@ async fn what_is_stored_below_its_level_is_copied_and_counted() {
     eventually("it is counted", WITHIN, || async { cluster.used("1").await == 1000 }).await;
 }
 
+/// Sends the head of an upload and of its body all but the last byte, in parts; gives the connection and what is left.
+fn begin_upload(cluster: &Cluster, name: &str, blob: &[u8]) -> (std::net::TcpStream, u8) {
+    let mut stream = std::net::TcpStream::connect(&cluster.addr).unwrap();
+    stream.set_read_timeout(Some(WITHIN)).unwrap();
+    let length = blob.len();
+    let head =
+        format!("PUT /{name} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let (last, rest) = blob.split_last().unwrap();
+    rest.chunks(3000).for_each(|part| stream.write_all(part).unwrap());
+    (stream, *last)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_server_hears_of_a_small_upload_before_its_last_byte() {
+    let cluster = Cluster::start(&[&[Member::Original, Member::Original]]).await;
+    let has_seen = |target: &str| {
+        cluster.originals.iter().any(|original| original.seen().iter().any(|seen| seen.target == target))
+    };
+    for length in [2, 5000, 16 << 10] {
+        let (name, blob) = (format!("small{length}"), body(length));
+        let (mut stream, last) = begin_upload(&cluster, &name, &blob);
+        // Others come and go meanwhile.
+        for n in 0..20 {
+            assert_eq!(cluster.put(&format!("/other{n}"), body(100)).send().await.unwrap().status, 200);
+        }
+        assert!(!has_seen(&format!("/{name}")), "{length} bytes");
+        stream.write_all(&[last]).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let stored: Vec<_> = cluster.originals.iter().filter_map(|original| original.blob(&name)).collect();
+        assert_eq!(stored, [blob], "{length} bytes");
+    }
+    // A larger one is on its way at once, and one that is broken off was never there.
+    let (_larger, _) = begin_upload(&cluster, "larger", &body((16 << 10) + 1));
+    eventually("a server has the larger one", WITHIN, || async { has_seen("/larger") }).await;
+    drop(begin_upload(&cluster, "broken-off", &body(5000)));
+    assert_eq!(cluster.put("/after", body(100)).send().await.unwrap().status, 200);
+    assert!(!has_seen("/broken-off"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_before_the_answer_leaves_its_blob_counted_and_with_its_task() {
-    use std::io::Write;
     let cluster = Cluster::start(&[&[Member::Original, Member::Original]]).await;
     for original in &cluster.originals {
         original.set_fault(Fault::Delay(Duration::from_millis(500)));
@@ -645,7 +688,6 @@ async fn a_stop_finishes_the_uploads_in_flight() {
     let addr = cluster.addr.clone();
     let (begun, is_begun) = tokio::sync::oneshot::channel();
     let slow = tokio::task::spawn_blocking(move || {
-        use std::io::{Read, Write};
         let mut stream = std::net::TcpStream::connect(addr).unwrap();
         let head = "PUT /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 20\r\n\
                     Expect: 100-continue\r\n\r\n";
