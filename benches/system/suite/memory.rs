@@ -43,15 +43,14 @@ pub fn measure(scale: &Scale, sheet: &mut Sheet) {
             cluster.env("BACKPACK_NODE_UPLOAD_IDLE", "3600").env("BACKPACK_COORDINATOR_PATIENCE", "600000");
         let cluster = cluster.shard(&[Kind::Node; 2]).replicators(0).start();
         let (coordinator, nodes) = (&**cluster.coordinators[0].daemon(), cluster.nodes());
+        let all = [&[coordinator], &nodes[..]].concat();
         let mut uploads = Vec::new();
-        for number in 0..scale.open_uploads {
-            uploads.push(Upload::begin(&cluster, number, size));
+        while uploads.len() < scale.open_uploads {
             // Not all of them in the same second: connections that must wait for longer than a second are given up.
-            if uploads.len() % BEGUN_AT_ONCE == 0 {
-                wait_idle(coordinator);
-            }
+            let most = scale.open_uploads.min(uploads.len() + BEGUN_AT_ONCE);
+            uploads.extend((uploads.len()..most).map(|number| Upload::begin(&cluster, number, size)));
+            all.iter().copied().for_each(wait_idle);
         }
-        [&[coordinator], &nodes[..]].concat().into_iter().for_each(wait_idle);
         let largest_node = nodes.iter().map(|node| resident_mib(node)).fold(0.0, f64::max);
         let allowed = PROGRAM_MIB + UPLOAD_MIB * scale.open_uploads as f64;
         let what = |who| format!("{} uploads of {} KiB in mid body: {who}", scale.open_uploads, size >> 10);
