@@ -46,7 +46,8 @@ pub struct Config {
     #[arg(long, env = "BACKPACK_NODE_VOLUME_SIZE", default_value = "1gb", value_parser = size::parse, value_name = "SIZE")]
     pub volume_size: u64,
 
-    /// Memory for small blobs on their way in; more uploads at once than fit go by way of files
+    /// Memory for small blobs on their way in; more uploads at once than fit go by way of files, for whose bytes there is as much
+    /// again
     #[arg(long, env = "BACKPACK_NODE_UPLOAD_MEMORY", default_value = "64mb", value_parser = size::parse, value_name = "SIZE")]
     pub upload_memory: u64,
 

@@ -5,12 +5,15 @@ use std::{fs::File, io, sync::Arc};
 use bytes::BytesMut;
 
 use super::{
-    StorageError, SyncMode, disk, doomed::Doomed, health::write_error, record::FileRef, shared::Shared,
-    whole::Encoder,
+    StorageError, SyncMode, budget::Reservation, disk, doomed::Doomed, health::write_error, record::FileRef,
+    shared::Shared, whole::Encoder,
 };
 
-/// Bytes are collected up to here before they are written; such a blob takes twice that at most.
+/// Bytes are collected up to here before they are written, where there is memory for it; such a blob takes twice that at most.
 const WRITE_BYTES: usize = 1 << 20;
+
+/// The same where there is none left: very many may come at once, and slowly.
+const LEAST_WRITE_BYTES: usize = 64 << 10;
 
 /// A file being received; removed unless it is finished and its record is written.
 pub struct FileBody {
@@ -20,6 +23,10 @@ pub struct FileBody {
     path: Doomed,
     encoder: Encoder,
     pending: BytesMut,
+    /// [`WRITE_BYTES`] or [`LEAST_WRITE_BYTES`].
+    write_bytes: usize,
+    /// What `pending` may take.
+    _share: Reservation,
     /// Bytes of the file that are written.
     written: u64,
     length: u64,
@@ -35,17 +42,28 @@ impl FileBody {
             Ok((file, Doomed::new(path)))
         })
         .await?;
-        let encoder = Encoder::default();
-        let file = Arc::new(file);
-        Ok(Self { shared, id, file, path, encoder, pending: BytesMut::new(), written: 0, length: 0 })
+        let mut share = shared.files_budget.share();
+        let has_memory = share.grow_to(2 * WRITE_BYTES as u64);
+        Ok(Self {
+            shared,
+            id,
+            file: Arc::new(file),
+            path,
+            encoder: Encoder::default(),
+            pending: BytesMut::new(),
+            write_bytes: if has_memory { WRITE_BYTES } else { LEAST_WRITE_BYTES },
+            _share: share,
+            written: 0,
+            length: 0,
+        })
     }
 
     /// Takes the next bytes.
     pub async fn push(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
         self.length += bytes.len() as u64;
-        for part in bytes.chunks(WRITE_BYTES) {
+        for part in bytes.chunks(self.write_bytes) {
             self.encoder.push(part, &mut self.pending);
-            if self.pending.len() >= WRITE_BYTES {
+            if self.pending.len() >= self.write_bytes {
                 self.write_pending().await?;
             }
         }

@@ -63,7 +63,8 @@ pub struct Options {
     /// [`DEFAULT_SMALL_LIMIT`], at most [`MAX_SMALL_LIMIT`].
     pub small_limit: u64,
     /// Memory for small blobs that are being received, in bytes. A blob that finds none goes to a file of its own
-    /// instead of waiting. Default: [`DEFAULT_BUFFER_BYTES`].
+    /// instead of waiting; what is collected for such files has as much again, beyond 64 KiB of each. Default:
+    /// [`DEFAULT_BUFFER_BYTES`].
     pub buffer_bytes: u64,
     /// Disk space kept aside for deletes on a full disk, in bytes. Default: [`DEFAULT_RESERVE_BYTES`].
     pub reserve_bytes: u64,

@@ -57,6 +57,8 @@ pub struct Shared {
     pub damage: Arc<Damage>,
     /// Memory for bodies.
     pub budget: Arc<Budget>,
+    /// As much again for those that get files of their own: they do not take it from small ones.
+    pub files_budget: Arc<Budget>,
     /// What the index holds, in numbers.
     pub totals: Totals,
     /// Whether writes are taken.
@@ -151,6 +153,7 @@ impl Shared {
             reads: Arc::default(),
             damage: Arc::new(found.damage),
             budget: Budget::new(options.buffer_bytes),
+            files_budget: Budget::new(options.buffer_bytes),
             totals: found.totals,
             health: Health::default(),
             queue: Queue::default(),
