@@ -119,7 +119,8 @@ impl Source {
 
     /// The body is read to its end.
     fn end(&mut self) -> Result<(), VerifyError> {
-        self.verifier.take().map_or(Ok(()), Verifier::finish)?;
+        let checksum = self.checksum();
+        self.verifier.take().map_or(Ok(()), |verifier| verifier.finish(checksum))?;
         self.ended = true;
         Ok(())
     }

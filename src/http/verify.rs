@@ -1,5 +1,5 @@
 //! What a client says its body must be (`x-amz-checksum-crc64nvme`, `Content-MD5`, `Digest: sha-256=`), checked
-//! while the body streams. Nothing is computed that was not asked for. Pure: no I/O.
+//! while the body streams. Nothing is computed that was not asked for, but the CRC-64, which is there anyway. Pure: no I/O.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -7,7 +7,7 @@ use md5::{Digest as _, Md5};
 use sha2::Sha256;
 
 use super::headers::{CHECKSUM, CONTENT_MD5, DIGEST};
-use crate::model::{Checksum, Crc64};
+use crate::model::Checksum;
 
 /// The digests a request announces for its body.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,13 +64,11 @@ impl Expected {
 
     /// Starts to check a body.
     pub fn verifier(self) -> Verifier {
-        let sums = || Sums {
-            crc64: self.crc64.map(|_| Crc64::default()),
-            md5: self.md5.map(|_| Md5::new()),
-            sha256: self.sha256.map(|_| Sha256::new()),
-            expected: self.clone(),
-        };
-        Verifier((self != Self::default()).then(|| Box::new(sums())))
+        Verifier {
+            md5: self.md5.map(|_| Box::new(Md5::new())),
+            sha256: self.sha256.map(|_| Box::new(Sha256::new())),
+            expected: self,
+        }
     }
 }
 
@@ -112,38 +110,31 @@ fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
     STANDARD.decode(text.trim()).ok()?.try_into().ok()
 }
 
-/// Computes what was announced while the body streams. In a box: few uploads announce anything, and very many may be open.
-pub struct Verifier(Option<Box<Sums>>);
-
-struct Sums {
+/// Computes what was announced while the body streams, beside the CRC-64, which whoever takes a body has anyway. In boxes: few
+/// uploads announce such digests, and very many may be open.
+pub struct Verifier {
     expected: Expected,
-    crc64: Option<Crc64>,
-    md5: Option<Md5>,
-    sha256: Option<Sha256>,
+    md5: Option<Box<Md5>>,
+    sha256: Option<Box<Sha256>>,
 }
 
 impl Verifier {
     /// Takes the next bytes of the body.
     pub fn update(&mut self, bytes: &[u8]) {
-        let Some(sums) = &mut self.0 else { return };
-        if let Some(crc64) = &mut sums.crc64 {
-            crc64.update(bytes);
-        }
-        if let Some(md5) = &mut sums.md5 {
+        if let Some(md5) = &mut self.md5 {
             md5.update(bytes);
         }
-        if let Some(sha256) = &mut sums.sha256 {
+        if let Some(sha256) = &mut self.sha256 {
             sha256.update(bytes);
         }
     }
 
-    /// Compares, once the body has ended.
-    pub fn finish(self) -> Result<(), VerifyError> {
-        let Some(sums) = self.0 else { return Ok(()) };
+    /// Compares, once the body has ended; `checksum` is that of all its bytes.
+    pub fn finish(self, checksum: Checksum) -> Result<(), VerifyError> {
         let crc64 = |sum: Checksum| sum.0.to_be_bytes();
-        compare(CHECKSUM, sums.expected.crc64.map(crc64), sums.crc64.map(|crc| crc64(crc.finish())))?;
-        compare(CONTENT_MD5, sums.expected.md5, sums.md5.map(|md5| md5.finalize().into()))?;
-        compare(DIGEST, sums.expected.sha256, sums.sha256.map(|sha256| sha256.finalize().into()))
+        compare(CHECKSUM, self.expected.crc64.map(crc64), Some(crc64(checksum)))?;
+        compare(CONTENT_MD5, self.expected.md5, self.md5.map(|md5| md5.finalize().into()))?;
+        compare(DIGEST, self.expected.sha256, self.sha256.map(|sha256| sha256.finalize().into()))
     }
 }
 
@@ -185,7 +176,7 @@ mod tests {
         for part in parts {
             verifier.update(part.as_bytes());
         }
-        verifier.finish()
+        verifier.finish(Checksum::of(parts.concat().as_bytes()))
     }
 
     #[test]

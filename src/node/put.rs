@@ -62,7 +62,7 @@ async fn receive(
         verifier.update(&bytes);
         writer.write(bytes).await?;
     }
-    Ok(verifier.finish()?)
+    Ok(verifier.finish(writer.checksum())?)
 }
 
 /// Leaves a tombstone, whether or not the key holds something: an older blob may still be on its way here.
