@@ -96,6 +96,40 @@ async fn after_a_failed_sync_the_volume_is_left_and_a_new_one_goes_on() {
 }
 
 #[tokio::test]
+async fn a_large_blob_is_synced_as_it_comes_and_fails_with_any_of_its_syncs() {
+    const PART: usize = 4 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    for (parts, failing) in [(20, None), (20, Some(1)), (20, Some(2)), (20, Some(3)), (5, Some(1))] {
+        let recorder = Recorder::new(dir.path());
+        let syncs = Arc::new(AtomicU32::new(0));
+        let counted = syncs.clone();
+        recorder.fail(move |change, path| {
+            let is_upload = matches!(change, Change::Sync(_)) && path.starts_with("tmp");
+            let count = if is_upload { counted.fetch_add(1, Ordering::SeqCst) + 1 } else { 0 };
+            (is_upload && Some(count) == failing).then_some(Errno::IO)
+        });
+        let key = format!("{parts}-{failing:?}").parse().unwrap();
+        let new = NewBlob { key, version: Version::from_parts(1, 1), meta: Meta::default(), length: None };
+        let key = new.key.clone();
+        let mut writer = engine.create(new).await.unwrap();
+        let mut stored = Ok(());
+        for _ in 0..parts {
+            stored = stored.and(writer.write(Bytes::from(vec![7; PART])).await);
+        }
+        let stored = match stored {
+            Ok(()) => writer.commit().await.map(drop),
+            failed => failed,
+        };
+        let usual = if parts == 20 { 3 } else { 1 };
+        let expected = failing.map_or(Ok(usual), Err);
+        let got = stored.map(|()| syncs.load(Ordering::SeqCst)).map_err(|_| failing.unwrap_or_default());
+        assert_eq!(got, expected, "{parts} parts, sync {failing:?} fails");
+        assert_eq!(engine.open(&key).await.unwrap().is_some(), failing.is_none());
+    }
+}
+
+#[tokio::test]
 async fn a_disk_that_goes_on_failing_makes_the_engine_read_only() {
     let dir = tempfile::tempdir().unwrap();
     let (faults, _recorder) = Faults::of(dir.path());

@@ -3,6 +3,7 @@
 use std::{fs::File, io, sync::Arc};
 
 use bytes::BytesMut;
+use tokio::task::JoinHandle;
 
 use super::{
     StorageError, SyncMode, budget::Reservation, disk, doomed::Doomed, health::write_error, record::FileRef,
@@ -14,6 +15,10 @@ const WRITE_BYTES: usize = 1 << 20;
 
 /// The same where there is none left: very many may come at once, and slowly.
 const LEAST_WRITE_BYTES: usize = 64 << 10;
+
+/// So much of a file is written between two syncs of it. Unless it is synced as it comes, all of a large one is written to the
+/// disk while its uploader waits for the answer: longer than anybody waits for a disk, and everybody else's syncs wait too.
+const SYNC_BYTES: u64 = 32 << 20;
 
 /// A file being received; removed unless it is finished and its record is written.
 pub struct FileBody {
@@ -29,6 +34,8 @@ pub struct FileBody {
     _share: Reservation,
     /// Bytes of the file that are written.
     written: u64,
+    /// The last sync on the way, of what was written when it began.
+    syncing: Option<(u64, JoinHandle<io::Result<()>>)>,
     length: u64,
 }
 
@@ -54,6 +61,7 @@ impl FileBody {
             write_bytes: if has_memory { WRITE_BYTES } else { LEAST_WRITE_BYTES },
             _share: share,
             written: 0,
+            syncing: None,
             length: 0,
         })
     }
@@ -80,12 +88,32 @@ impl FileBody {
             Ok(pending)
         })
         .await?;
+        self.sync_on_the_way().await
+    }
+
+    /// Begins a sync of what is written, each [`SYNC_BYTES`], once the one before is done: a disk that is slower than the
+    /// upload slows it down.
+    async fn sync_on_the_way(&mut self) -> Result<(), StorageError> {
+        let began_at = self.syncing.as_ref().map_or(0, |(began_at, _)| *began_at);
+        if self.shared.options.sync == SyncMode::Never || self.written - began_at < SYNC_BYTES {
+            return Ok(());
+        }
+        self.synced_so_far().await?;
+        let file = self.file.clone();
+        self.syncing = Some((self.written, tokio::task::spawn_blocking(move || disk::sync_data(&file))));
         Ok(())
+    }
+
+    /// Waits for the sync on the way. The system tells of bytes that could not be written once, so they are lost if it fails.
+    async fn synced_so_far(&mut self) -> Result<(), StorageError> {
+        let Some((_, syncing)) = self.syncing.take() else { return Ok(()) };
+        done(&self.shared, "sync a part of a blob's file", syncing).await
     }
 
     /// Makes the file durable under its final name. It is valid once a record names it.
     pub async fn finish(mut self) -> Result<(FileRef, Doomed), StorageError> {
         self.encoder.finish(&mut self.pending);
+        self.synced_so_far().await?;
         let reference = FileRef { id: self.id, length: self.length };
         let Self { shared, id, file, mut path, pending, written, .. } = self;
         let (to, folder) = (shared.layout.blob(id), shared.layout.blob_folder(id));
@@ -117,7 +145,12 @@ async fn blocking<T: Send + 'static>(
     context: &str,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, StorageError> {
-    let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    done(shared, context, tokio::task::spawn_blocking(work)).await
+}
+
+/// What such work came to.
+async fn done<T>(shared: &Shared, context: &str, work: JoinHandle<io::Result<T>>) -> Result<T, StorageError> {
+    let done = work.await.unwrap_or_else(|error| Err(io::Error::other(error)));
     done.map_err(|error| write_error(context, error)).inspect_err(|error| {
         if matches!(error, StorageError::Full) {
             shared.health.set_full(true);
