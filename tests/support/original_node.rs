@@ -18,7 +18,7 @@ use std::{
 
 use super::{
     port::free_port,
-    wait::{START_WITHIN, wait_until},
+    wait::{START_WITHIN, wait_for, wait_until},
 };
 
 /// Bodies go through in pieces of this size, between which a bandwidth limit waits.
@@ -149,7 +149,9 @@ impl OriginalNode {
     }
 
     fn listen(&self) {
-        let listener = TcpListener::bind(self.addr()).expect("listen on a port of our own");
+        // A program that another test starts may hold for a moment what this node listened on before.
+        let listener =
+            wait_for("listen on a port of our own", START_WITHIN, || TcpListener::bind(self.addr()).ok());
         self.state.closing.store(false, Ordering::SeqCst);
         self.state.listening.store(true, Ordering::SeqCst);
         let state = Arc::clone(&self.state);

@@ -1,7 +1,7 @@
 //! Free TCP ports on loopback, each given to one test only.
 
 use std::{
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, TcpStream},
     ops::Range,
     os::{
         linux::net::SocketAddrExt,
@@ -53,5 +53,7 @@ pub fn free_ports(distances: &[u16]) -> u16 {
 fn take(port: u16) -> Option<UnixListener> {
     let name = SocketAddr::from_abstract_name(format!("backpack-test-port-{port}")).expect("a short name");
     let lock = UnixListener::bind_addr(&name).ok()?;
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok().then_some(lock)
+    // Asked by connecting: what listens for a moment would be inherited by a program that another test starts just then, until
+    // that has its own.
+    TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err().then_some(lock)
 }
