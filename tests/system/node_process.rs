@@ -348,9 +348,12 @@ fn what_the_scrub_finds_is_listed_until_it_is_replaced() {
 }
 
 #[test]
-fn memory_is_taken_in_small_pages() {
+fn memory_comes_in_small_pages_and_open_files_have_room() {
     let dir = tempfile::tempdir().unwrap();
     let (node, _) = start(dir.path(), free_port());
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.id())).unwrap();
     assert!(status.lines().any(|line| line == "THP_enabled:\t0"), "{status}");
+    let room = status.lines().find_map(|line| line.strip_prefix("FDSize:\t")).unwrap();
+    let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    assert!(room.parse::<u64>().unwrap() >= allowed.unwrap_or(u64::MAX).min(32 << 10), "{status}");
 }
