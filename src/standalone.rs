@@ -21,6 +21,7 @@ use crate::{
     },
     coordinator,
     daemon::{Shutdown, VersionClock},
+    http::listen,
     model::{QueueInfo, Server, ServerId, ShardId},
     node,
     queue::{FollowQueue, MeteredQueue, QueueArgs, QueueOptions},
@@ -154,7 +155,7 @@ impl Listeners {
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let hint = "is another backpack running? --listen chooses other ports";
-    TcpListener::bind(address).await.with_context(|| format!("listen on {address} ({hint})"))
+    listen(address).await.with_context(|| format!("listen on {address} ({hint})"))
 }
 
 fn node_dir(data: &Path, number: u16) -> PathBuf {

@@ -8,11 +8,11 @@ use backpack::{
     cluster::{self, StoreArgs, view::View},
     coordinator::{self, Config, Deps, Statsd},
     daemon::{Shutdown, VersionClock, program, shutdown::DEFAULT_DRAIN},
+    http::listen,
     queue::{FollowQueue, MeteredQueue, QueueArgs},
     telemetry::log::LogArgs,
 };
 use clap::Parser;
-use tokio::net::TcpListener;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -56,7 +56,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let queue = Arc::new(MeteredQueue::new(Arc::new(queue)));
     let statsd = args.statsd.as_deref().map(Statsd::new).transpose()?;
     let address = format!("{}:{}", args.listen_host, args.listen_port);
-    let listener = TcpListener::bind(&address).await.with_context(|| format!("listen on {address}"))?;
+    let listener = listen(&address).await.with_context(|| format!("listen on {address}"))?;
     tracing::info!(address, zk = args.zk_servers, root = args.zk_root, "coordinator listens");
     let servers = Arc::new(Servers::default());
     let deps = Deps { store, view, queue, servers, statsd, clock: VersionClock::default() };

@@ -7,13 +7,13 @@ use backpack::{
     client::Servers,
     cluster::{self, StoreArgs, View},
     daemon::{Shutdown, program, shutdown::DEFAULT_DRAIN},
+    http::listen,
     queue::{FollowQueue, MeteredQueue, QueueArgs, QueueOptions},
     replicator::{self, Config, Deps, Settings},
     scrub::schedule,
     telemetry::{health::Readiness, log::LogArgs},
 };
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use tokio::net::TcpListener;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -73,9 +73,7 @@ fn main() -> ExitCode {
 async fn run(args: Args, settings: Settings) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signal(Duration::from_secs(args.drain))?;
     let probes = match &args.listen {
-        Some(address) => {
-            Some(TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?)
-        }
+        Some(address) => Some(listen(address).await.with_context(|| format!("listen on {address}"))?),
         None => None,
     };
     let store = cluster::connect(&args.zk_servers, &args.zk_root, &args.store.options()?)?;

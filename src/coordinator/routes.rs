@@ -3,12 +3,11 @@
 use std::{sync::Arc, time::Instant};
 
 use http::{Method, Request, StatusCode};
-use hyper::body::Incoming;
 use metrics::counter;
 
 use super::{Coordinator, error::RequestError, stats::Stats};
 use crate::{
-    http::{Answer, Handler, RequestId, headers, reply},
+    http::{Answer, Handler, Payload, RequestId, headers, reply},
     model::{Key, ShardId, Version},
 };
 
@@ -19,7 +18,7 @@ impl Handler for Arc<Coordinator> {
         ROLE
     }
 
-    async fn handle(&self, request: Request<Incoming>, id: &RequestId) -> Answer {
+    async fn handle(&self, request: Request<Payload>, id: &RequestId) -> Answer {
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
         let path = target.strip_prefix('/').unwrap_or(&target);
         match *request.method() {
@@ -49,7 +48,7 @@ impl Coordinator {
 
     async fn answer_upload(
         self: &Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<Payload>,
         path: &str,
         id: &RequestId,
     ) -> Answer {
@@ -65,7 +64,7 @@ impl Coordinator {
     }
 
     /// `POST /`: an upload whose key the coordinator makes up.
-    async fn answer_post(self: &Arc<Self>, request: Request<Incoming>, id: &RequestId) -> Answer {
+    async fn answer_post(self: &Arc<Self>, request: Request<Payload>, id: &RequestId) -> Answer {
         let key: Version = self.clock.next();
         let mut answer = self.answer_upload(request, &key.to_string(), id).await;
         if answer.status() == StatusCode::OK {
@@ -74,7 +73,7 @@ impl Coordinator {
         answer
     }
 
-    async fn answer_read(self: &Arc<Self>, request: Request<Incoming>, path: &str, id: &RequestId) -> Answer {
+    async fn answer_read(self: &Arc<Self>, request: Request<Payload>, path: &str, id: &RequestId) -> Answer {
         match address(path) {
             Some(Ok((shard, key))) => {
                 let read = self.read(shard, key, request.method().clone(), request.headers(), id).await;
@@ -87,7 +86,7 @@ impl Coordinator {
 
     async fn answer_delete(
         self: &Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<Payload>,
         path: &str,
         id: &RequestId,
     ) -> Answer {

@@ -3,7 +3,6 @@
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use http::{HeaderMap, Request, header, request};
-use hyper::body::Incoming;
 
 use super::{
     Coordinator,
@@ -18,7 +17,7 @@ use super::{
     usage::Reservation,
 };
 use crate::{
-    http::{Answer, RequestBody, RequestId, headers, verify::Expected},
+    http::{Answer, Payload, RequestBody, RequestId, headers, verify::Expected},
     model::{ClusterMap, Key, Meta, PoolName, Server, Shard, ShardId, Version, WriteLevel, size},
 };
 
@@ -86,7 +85,7 @@ impl Coordinator {
     /// Takes an upload. When this returns `Ok`, the blob has its copies or a durable task for each that is missing.
     pub(super) async fn upload(
         self: &Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<Payload>,
         key: Key,
         id: &RequestId,
     ) -> Result<Answer, RequestError> {
@@ -103,12 +102,7 @@ impl Coordinator {
         taken.await.unwrap_or_else(|error| Err(RequestError::Internal(error.to_string())))
     }
 
-    async fn take(
-        &self,
-        request: Request<Incoming>,
-        key: Key,
-        id: RequestId,
-    ) -> Result<Answer, RequestError> {
+    async fn take(&self, request: Request<Payload>, key: Key, id: RequestId) -> Result<Answer, RequestError> {
         let (head, body) = request.into_parts();
         let map = self.known_map().await?;
         let order = Order::read(&map, &head)?;

@@ -29,6 +29,25 @@ pub const DIGEST: HeaderName = HeaderName::from_static("digest");
 /// The request id that travels from part to part.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Where the headers of an answer are written.
+pub trait Headers {
+    /// Sets a header, once, to a value that is made of our own text, numbers and checked values.
+    fn set(&mut self, name: HeaderName, value: impl Display);
+
+    /// Adds a header beside those of the same name.
+    fn add(&mut self, name: HeaderName, value: HeaderValue);
+}
+
+impl Headers for HeaderMap {
+    fn set(&mut self, name: HeaderName, value: impl Display) {
+        set(self, name, value);
+    }
+
+    fn add(&mut self, name: HeaderName, value: HeaderValue) {
+        self.append(name, value);
+    }
+}
+
 /// Sets a header to a value that is made of our own text, numbers and checked values.
 pub fn set(to: &mut HeaderMap, name: HeaderName, value: impl Display) {
     // Such a text is always a header's value; if it were not, a message without it is better than none.

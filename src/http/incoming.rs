@@ -33,9 +33,20 @@ impl BodyError {
     }
 }
 
+/// What a request brought besides its head.
+#[derive(Debug, Default)]
+pub struct Payload(Option<Incoming>);
+
+impl From<Incoming> for Payload {
+    fn from(body: Incoming) -> Self {
+        Self(Some(body))
+    }
+}
+
 /// A request's body being read.
 pub struct RequestBody {
-    body: Incoming,
+    /// `None`: nothing comes.
+    body: Option<Incoming>,
     announced: Option<u64>,
     received: u64,
     max: u64,
@@ -45,8 +56,8 @@ pub struct RequestBody {
 impl RequestBody {
     /// A body of at most `max` bytes with at most `idle` between two parts. Fails at once where the announced length
     /// is over the limit, before `100 Continue` is sent.
-    pub fn new(body: Incoming, max: u64, idle: Duration) -> Result<Self, BodyError> {
-        let announced = body.size_hint().exact();
+    pub fn new(Payload(body): Payload, max: u64, idle: Duration) -> Result<Self, BodyError> {
+        let announced = body.as_ref().map_or(Some(0), |body| body.size_hint().exact());
         if announced.is_some_and(|length| length > max) {
             return Err(BodyError::TooLarge(max));
         }
@@ -61,8 +72,9 @@ impl RequestBody {
     /// The next bytes, never empty; `None` at the end. A body with an announced length ends with exactly that many
     /// bytes or with an error.
     pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let Some(body) = &mut self.body else { return Ok(None) };
         loop {
-            let frame = tokio::time::timeout(self.idle, self.body.frame()).await;
+            let frame = tokio::time::timeout(self.idle, body.frame()).await;
             let Some(frame) = frame.map_err(|_| BodyError::Idle(self.idle))? else { return Ok(None) };
             // Trailers are read and left out: nothing we store or verify comes in them.
             let Ok(bytes) = frame.map_err(BodyError::Broken)?.into_data() else { continue };

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep},
@@ -27,6 +28,8 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// An accepted connection.
 pub struct Lingering<S> {
     stream: S,
+    /// Given back by who had read it: it is read before anything else.
+    unread: Bytes,
     closing: Option<Closing>,
 }
 
@@ -38,7 +41,12 @@ struct Closing {
 impl<S: AsyncRead + Unpin> Lingering<S> {
     /// Wraps a connection.
     pub fn new(stream: S) -> Self {
-        Self { stream, closing: None }
+        Self { stream, unread: Bytes::new(), closing: None }
+    }
+
+    /// Gives back what was read and is somebody else's to read.
+    pub fn unread(&mut self, bytes: Bytes) {
+        self.unread = bytes;
     }
 
     /// Reads what still comes; ready when the client has closed too, is silent, or has had its time.
@@ -67,6 +75,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            let length = self.unread.len().min(buffer.remaining());
+            buffer.put_slice(&self.unread.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }

@@ -4,10 +4,29 @@ use std::{io, net::SocketAddr};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream, ToSocketAddrs, lookup_host},
 };
 
 use super::Limits;
+
+/// Connections that may wait to be accepted, where the system allows as many (`net.core.somaxconn`, 4,096 unless set). One
+/// that finds no room is told nothing, and its client tries again only after a second.
+const BACKLOG: u32 = 4096;
+
+/// Listens on the first of the addresses that can be had.
+pub async fn listen(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
+    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+    for address in lookup_host(address).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A port whose last owner has just ended can be had.
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
 
 /// Gives out connections, one after the other.
 pub trait Listener: Send + Sync + 'static {

@@ -1,6 +1,7 @@
 //! HTTP as all roles serve it.
 //!
 //! - [`body`]: what an answer carries
+//! - [`gets`]: GETs without hyper, for roles with very many readers
 //! - [`headers`]: names of our own headers, and how headers are set and read
 //! - [`reply`]: answers and errors, JSON `{"error":"..."}`
 //! - [`incoming`]: a request's body with time-outs and limits
@@ -12,6 +13,7 @@
 //! - [`server`]: accept loop, limits, probes, request log, graceful stop
 
 pub mod body;
+pub mod gets;
 pub mod headers;
 pub mod incoming;
 mod linger;
@@ -23,8 +25,8 @@ pub mod server;
 pub mod verify;
 
 pub use body::Body;
-pub use incoming::{BodyError, RequestBody};
-pub use listener::{Connection, Listener};
+pub use incoming::{BodyError, Payload, RequestBody};
+pub use listener::{Connection, Listener, listen};
 pub use reply::{Answer, error, json, text};
 pub use request_id::RequestId;
 pub use server::{Handler, Limits, Server};

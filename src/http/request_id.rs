@@ -28,8 +28,10 @@ impl RequestId {
 
     /// A new id: 16 hexadecimal digits.
     pub fn fresh() -> Self {
-        let digits = format_args!("{:016x}", fastrand::u64(..));
-        Self(value_of(digits).expect("digits are a header's value"))
+        let random = fastrand::u64(..);
+        let digits: [u8; 16] =
+            std::array::from_fn(|at| b"0123456789abcdef"[(random >> (60 - 4 * at)) as usize & 15]);
+        Self(HeaderValue::from_bytes(&digits).expect("digits are a header's value"))
     }
 
     /// The id as text.

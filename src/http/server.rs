@@ -11,14 +11,20 @@ use http::{Method, Request, StatusCode};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulConnection, GracefulShutdown},
 };
 use metrics::{counter, gauge};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Answer, Connection, Listener, RequestId, incoming, linger::Lingering, reply, requests::Requests,
+    Answer, Connection, Listener, Payload, RequestId,
+    gets::{self, Reply},
+    headers::{self, Headers},
+    incoming,
+    linger::Lingering,
+    reply,
+    requests::Requests,
 };
 use crate::{
     daemon::Shutdown,
@@ -30,8 +36,9 @@ use crate::{
 pub struct Limits {
     /// Open connections; more wait in the listen queue. Each costs a file descriptor and some 20 KiB.
     pub connections: usize,
-    /// For the whole head of a request to come, and for the next request of a kept connection. Longer than our clients'
-    /// and nginx's 60 s, so that it is they who close idle connections, and no request meets a closing one.
+    /// For the whole head of a request to come, and for the next request of a kept connection (up to twice that where it is
+    /// not hyper who waits). Longer than our clients' and nginx's 60 s, so that it is they who close idle connections, and no
+    /// request meets a closing one.
     pub head: Duration,
     /// Bytes sent and not acknowledged for this long end the connection: a reader that stopped reading.
     pub stalled_send: Duration,
@@ -55,12 +62,20 @@ const BUFFER_BYTES: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a role does with a request. Probes (`/-/live`, `/-/ready`, `/-/metrics`) are answered before it.
-pub trait Handler: Send + Sync + 'static {
+pub trait Handler: Send + Sync + Sized + 'static {
     /// The role's name in logs and metrics: `coordinator`.
     fn role(&self) -> &'static str;
 
     /// Answers one request.
-    fn handle(&self, request: Request<Incoming>, id: &RequestId) -> impl Future<Output = Answer> + Send;
+    fn handle(&self, request: Request<Payload>, id: &RequestId) -> impl Future<Output = Answer> + Send;
+
+    /// Readers come so often that their GETs are answered without hyper ([`gets`]).
+    const READERS: bool = false;
+
+    /// The same as `handle` for a GET of this target without a condition or a range, whose other headers say nothing.
+    fn whole(&self, target: &str, id: &RequestId) -> impl Future<Output = Reply> + Send {
+        gets::as_request(self, target, id)
+    }
 }
 
 /// A listener's handler with what surrounds it.
@@ -74,7 +89,10 @@ pub struct Server<H> {
 /// The open connections of one listener.
 #[derive(Default)]
 struct Connections {
+    /// What is hyper's, once it is told to stop.
     graceful: GracefulShutdown,
+    /// What is not.
+    stop: CancellationToken,
     cut: CancellationToken,
     tasks: TaskTracker,
 }
@@ -83,6 +101,7 @@ impl Connections {
     /// Lets what is in flight finish, cuts off what has not finished by then, and returns when no connection, and so no
     /// request, is left. `false` if something was cut off.
     async fn finish(self, within: Duration) -> bool {
+        self.stop.cancel();
         let finished = tokio::time::timeout(within, self.graceful.shutdown()).await.is_ok();
         self.cut.cancel();
         self.tasks.close();
@@ -133,34 +152,51 @@ impl<H: Handler> Server<H> {
     ) {
         stream.prepare(&self.limits);
         let role = self.handler.role();
-        let head = self.limits.head;
-        let service = service_fn(move |request| {
-            let server = self.clone();
-            async move { Ok::<_, Infallible>(server.answer(request).await) }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(head)
-            .max_header_size(MAX_HEAD_BYTES)
-            // A request has at most 100 headers: hyper's own limit, which it has room for without asking for memory.
-            .max_buf_size(BUFFER_BYTES)
-            .serve_connection(TokioIo::new(Lingering::new(stream)), service);
-        let connection = connections.graceful.watch(connection);
-        let cut = connections.cut.clone();
+        // Waited for from now on, whoever serves it.
+        let watcher = connections.graceful.watcher();
+        let (stop, cut) = (connections.stop.clone(), connections.cut.clone());
+        let served = async move {
+            let mut stream = Lingering::new(stream);
+            if H::READERS {
+                match gets::serve(&self, &mut stream, &stop, self.limits.head).await {
+                    Ok(gets::Next::Hyper) => {}
+                    Ok(gets::Next::Close) => return,
+                    Err(error) => return tracing::debug!(role, %error, "connection ended"),
+                }
+            }
+            if let Err(error) = watcher.watch(self.with_hyper(stream)).await {
+                note_connection_error(role, &error);
+            }
+        };
         connections.tasks.spawn(async move {
             let open = gauge!("backpack_http_connections", "role" => role);
             open.increment(1.0);
-            if let Some(Err(error)) = cut.run_until_cancelled(connection).await {
-                note_connection_error(role, &error);
-            }
+            cut.run_until_cancelled(served).await;
             open.decrement(1.0);
             drop(slot);
         });
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    fn with_hyper<S: Connection>(
+        self: Arc<Self>,
+        stream: Lingering<S>,
+    ) -> impl GracefulConnection<Error = hyper::Error> {
+        let head = self.limits.head;
+        let service = service_fn(move |request: Request<Incoming>| {
+            let server = self.clone();
+            async move { Ok::<_, Infallible>(server.answer(request.map(Payload::from)).await) }
+        });
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(head)
+            .max_header_size(MAX_HEAD_BYTES)
+            // A request has at most 100 headers: hyper's own limit, which it has room for without asking for memory.
+            .max_buf_size(BUFFER_BYTES)
+            .serve_connection(TokioIo::new(stream), service)
+    }
+
+    pub(super) async fn answer(&self, request: Request<Payload>) -> Answer {
         let started = Instant::now();
-        let role = self.handler.role();
         let id = RequestId::of(request.headers());
         let method = request.method().clone();
         // Copied: what hyper gives holds on to the buffer that it read the head into, and a body may take its time.
@@ -176,19 +212,45 @@ impl<H: Handler> Server<H> {
             None => self.handler.handle(request, &id).await,
         };
         id.write_to(answer.headers_mut());
+        self.note(&method, &path, answer.status(), &id, started);
+        answer
+    }
+
+    /// Answers a GET of a whole blob.
+    pub(super) async fn answer_whole(&self, target: &str, id: &RequestId) -> Reply {
+        let started = Instant::now();
+        let mut reply = self.handler.whole(target, id).await;
+        let status = match &mut reply {
+            Reply::Whole(head, _) => {
+                head.set(headers::REQUEST_ID, id);
+                StatusCode::OK
+            }
+            Reply::Answer(answer) => {
+                id.write_to(answer.headers_mut());
+                answer.status()
+            }
+        };
+        let path = target.split('?').next().unwrap_or(target);
+        self.note(&Method::GET, path, status, id, started);
+        reply
+    }
+
+    /// Counts and logs a request that was answered.
+    fn note(&self, method: &Method, path: &str, status: StatusCode, id: &RequestId, started: Instant) {
+        let role = self.handler.role();
         let seconds = started.elapsed().as_secs_f64();
-        self.requests.note(role, &method, answer.status(), seconds);
-        let status = answer.status().as_u16();
+        self.requests.note(role, method, status, seconds);
+        let is_failure = status.is_server_error();
+        let status = status.as_u16();
         // A probe that says "not ready" is no failure of anything.
-        if answer.status().is_server_error() && !path.starts_with("/-/") {
+        if is_failure && !path.starts_with("/-/") {
             tracing::warn!(role, request_id = %id, %method, path, status, seconds, "request failed");
         } else {
             tracing::debug!(role, request_id = %id, %method, path, status, seconds, "request");
         }
-        answer
     }
 
-    fn answer_probe(&self, request: &Request<Incoming>) -> Option<Answer> {
+    fn answer_probe(&self, request: &Request<Payload>) -> Option<Answer> {
         let path = request.uri().path();
         if !path.starts_with("/-/") {
             return None;

@@ -54,12 +54,18 @@ impl Meta {
         Self(pairs)
     }
 
-    /// Adds the pairs to a response's or a request's headers; a pair that is no header is left out.
+    /// The pairs as headers of a response or a request; a pair that is none is left out.
+    pub fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let header = |name: &String, value: &String| {
+            Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
+        };
+        self.0.iter().filter_map(move |(name, value)| header(name, value))
+    }
+
+    /// Adds the pairs to a response's or a request's headers.
     pub fn write_to(&self, headers: &mut HeaderMap) {
-        for (name, value) in &self.0 {
-            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-                headers.append(name, value);
-            }
+        for (name, value) in self.headers() {
+            headers.append(name, value);
         }
     }
 }

@@ -16,7 +16,12 @@ use super::{
     refusal::Refusal,
 };
 use crate::{
-    http::{Answer, Body, body::BoxError, reply},
+    http::{
+        Answer, Body,
+        body::BoxError,
+        gets::{Head, Reply},
+        reply,
+    },
     model::{Key, range::Span},
     storage::{Blob, Found, READ_CHUNK_BYTES, StorageError},
 };
@@ -31,6 +36,16 @@ pub async fn head(node: &Node, key: &Key, headers: &HeaderMap) -> Result<Answer,
     let mut answer = reply::empty(StatusCode::OK);
     head::write_whole(info, answer.headers_mut());
     Ok(answer)
+}
+
+/// Answers GET of a whole blob, whatever the reader has already.
+pub async fn whole(node: &Node, key: &Key) -> Result<Reply, Refusal> {
+    let blob = find(node, key).await?;
+    let length = blob.info().length;
+    let mut head = Head::new(StatusCode::OK);
+    head::write_whole(blob.info(), &mut head);
+    let body = Sender::new(node, key, blob, Span { start: 0, end: length }).into_body().await?;
+    Ok(Reply::Whole(head, body))
 }
 
 /// Answers GET.

@@ -4,30 +4,27 @@ use http::{HeaderMap, HeaderValue, header};
 
 use super::conditions;
 use crate::{
-    http::headers::{self, set},
+    http::headers::{self, Headers, set},
     model::{Version, range::Span},
     storage::BlobInfo,
 };
 
-/// Headers of an answer besides metadata, so that their map need not grow.
-const USUAL: usize = 10;
-
 /// The version a key holds, as ours and as entity tag.
-pub fn write_version(version: Version, to: &mut HeaderMap) {
-    set(to, headers::VERSION, version);
-    set(to, header::ETAG, conditions::EntityTag(version));
+pub fn write_version(version: Version, to: &mut impl Headers) {
+    to.set(headers::VERSION, version);
+    to.set(header::ETAG, conditions::EntityTag(version));
 }
 
 /// What a reader may keep to ask again: the version and its date.
-fn write_validators(version: Version, to: &mut HeaderMap) {
+fn write_validators(version: Version, to: &mut impl Headers) {
     write_version(version, to);
-    set(to, header::LAST_MODIFIED, httpdate::HttpDate::from(conditions::modified(version)));
+    to.set(header::LAST_MODIFIED, httpdate::HttpDate::from(conditions::modified(version)));
 }
 
 /// The head of a whole blob (200).
-pub fn write_whole(info: &BlobInfo, to: &mut HeaderMap) {
+pub fn write_whole(info: &BlobInfo, to: &mut impl Headers) {
     write_common(info, info.length, to);
-    set(to, headers::CHECKSUM, info.checksum);
+    to.set(headers::CHECKSUM, info.checksum);
 }
 
 /// The head of a part of a blob (206). It has no checksum: clients would check the part against it.
@@ -37,12 +34,11 @@ pub fn write_part(info: &BlobInfo, span: Span, to: &mut HeaderMap) {
     set(to, header::CONTENT_RANGE, format_args!("bytes {first}-{last}/{length}"));
 }
 
-fn write_common(info: &BlobInfo, body_bytes: u64, to: &mut HeaderMap) {
-    to.reserve(info.meta.pairs().len() + USUAL);
-    info.meta.write_to(to);
+fn write_common(info: &BlobInfo, body_bytes: u64, to: &mut impl Headers) {
+    info.meta.headers().for_each(|(name, value)| to.add(name, value));
     write_validators(info.version, to);
-    to.insert(header::CONTENT_LENGTH, HeaderValue::from(body_bytes));
-    to.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    to.set(header::CONTENT_LENGTH, body_bytes);
+    to.add(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
 }
 
 /// The head of "you have it already" (304): what could renew the reader's copy, and nothing about a body.

@@ -13,7 +13,7 @@ use metrics::{Counter, Histogram, counter, gauge, histogram};
 use parking_lot::Mutex;
 
 use super::refusal::Refusal;
-use crate::{http::Answer, storage::Usage, telemetry::Kept};
+use crate::{storage::Usage, telemetry::Kept};
 
 /// The counters of one node.
 pub struct Metrics {
@@ -179,12 +179,12 @@ impl<'a> Pending<'a> {
     }
 
     /// How it ended.
-    pub fn done(mut self, result: &Result<Answer, Refusal>) {
+    pub fn done(mut self, result: Result<StatusCode, &Refusal>) {
         self.outcome = match result {
-            Ok(answer) => success(self.verb, answer.status()),
+            Ok(status) => success(self.verb, status),
             Err(refusal) => failure(refusal),
         };
-        if refusal_is_damage(result) {
+        if result.is_err_and(Refusal::is_damage) {
             self.metrics.damaged_reads.increment(1);
         }
         match (self.verb, self.outcome) {
@@ -212,10 +212,6 @@ impl Drop for Pending<'_> {
             |outcome| outcome.increment(1),
         );
     }
-}
-
-fn refusal_is_damage(result: &Result<Answer, Refusal>) -> bool {
-    result.as_ref().is_err_and(Refusal::is_damage)
 }
 
 fn success(verb: Verb, status: StatusCode) -> &'static str {

@@ -31,7 +31,6 @@ use std::{
 };
 
 use http::{Method, Request, StatusCode, request::Parts};
-use hyper::body::Incoming;
 
 pub use announce::Live;
 pub use config::Config;
@@ -40,7 +39,11 @@ pub use run::{Args, run};
 
 use crate::{
     daemon::{Shutdown, VersionClock, unix_ms},
-    http::{Answer, Handler, Listener, RequestBody, RequestId, Server, reply},
+    http::{
+        Answer, Handler, Listener, Payload, RequestBody, RequestId, Server,
+        gets::{self, Reply},
+        reply,
+    },
     model::Key,
     storage::{Storage, StorageError},
     telemetry::{self, health::Readiness},
@@ -158,7 +161,17 @@ impl Handler for Node {
         "node"
     }
 
-    async fn handle(&self, request: Request<Incoming>, id: &RequestId) -> Answer {
+    const READERS: bool = true;
+
+    async fn whole(&self, target: &str, id: &RequestId) -> Reply {
+        match target.strip_prefix('/').unwrap_or(target).parse() {
+            Ok(key) => self.whole_blob(&key, id).await,
+            // One of our own paths, or no key.
+            Err(_) => gets::as_request(self, target, id).await,
+        }
+    }
+
+    async fn handle(&self, request: Request<Payload>, id: &RequestId) -> Answer {
         let (head, body) = request.into_parts();
         let target = match Target::read(&head.uri) {
             Ok(target) => target,
@@ -218,7 +231,7 @@ fn not_allowed(method: &Method) -> Answer {
 }
 
 impl Node {
-    async fn blob(&self, key: &Key, head: &Parts, body: Incoming, id: &RequestId) -> Answer {
+    async fn blob(&self, key: &Key, head: &Parts, body: Payload, id: &RequestId) -> Answer {
         let pending = Pending::new(&self.metrics, &head.method);
         let result = match head.method {
             // In memory of its own: what a read has to remember is moved from place to place with every request.
@@ -227,14 +240,24 @@ impl Node {
             Method::HEAD => get::head(self, key, &head.headers).await,
             _ => get::get(self, key, &head.headers).await,
         };
-        pending.done(&result);
+        pending.done(result.as_ref().map(Answer::status));
         result.unwrap_or_else(|refusal| {
             refusal.log(key, id);
             refusal.answer()
         })
     }
 
-    async fn put(&self, key: &Key, head: &Parts, body: Incoming) -> Result<Answer, Refusal> {
+    async fn whole_blob(&self, key: &Key, id: &RequestId) -> Reply {
+        let pending = Pending::new(&self.metrics, &Method::GET);
+        let result = get::whole(self, key).await;
+        pending.done(result.as_ref().map(|_| StatusCode::OK));
+        result.unwrap_or_else(|refusal| {
+            refusal.log(key, id);
+            Reply::Answer(refusal.answer())
+        })
+    }
+
+    async fn put(&self, key: &Key, head: &Parts, body: Payload) -> Result<Answer, Refusal> {
         let mut body = RequestBody::new(body, self.limits.blob_bytes, self.limits.upload_idle)?;
         put::put(self, key, &head.headers, &mut body).await
     }

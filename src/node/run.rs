@@ -7,12 +7,12 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use tokio::net::TcpListener;
 
 use super::{Config, Deps, Live, serve};
 use crate::{
     cluster::{self, StoreArgs},
     daemon::{Shutdown, shutdown::DEFAULT_DRAIN},
+    http::listen,
     model::ServerId,
     storage::{Options, Storage, open_disks},
 };
@@ -113,8 +113,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         live.settle(&*storage, args.replace_storage, &shutdown).await?;
     }
     let (host, port) = (args.listen_host.trim_matches(['[', ']']), args.listen_port);
-    let listener =
-        TcpListener::bind((host, port)).await.with_context(|| format!("listen on {host}, port {port}"))?;
+    let listener = listen((host, port)).await.with_context(|| format!("listen on {host}, port {port}"))?;
     serve(listener, Deps { storage, limits, live }, shutdown).await.context("close the storage")
 }
 

@@ -23,7 +23,6 @@ mod work;
 use std::{sync::Arc, time::Duration};
 
 use http::{Request, StatusCode};
-use hyper::body::Incoming;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
@@ -38,7 +37,7 @@ use self::{claimer::Claimer, gates::Gates, in_flight::InFlight, settle::Settler,
 use crate::{
     client::{ByteRate, Servers},
     daemon::Shutdown,
-    http::{Answer, Handler, Limits, RequestId, Server, reply},
+    http::{Answer, Handler, Limits, Payload, RequestId, Server, reply},
     model::ClusterMap,
     queue::Queue,
     telemetry::health::Readiness,
@@ -115,7 +114,7 @@ impl Handler for Probes {
         "replicator"
     }
 
-    async fn handle(&self, _request: Request<Incoming>, _id: &RequestId) -> Answer {
+    async fn handle(&self, _request: Request<Payload>, _id: &RequestId) -> Answer {
         reply::error(StatusCode::NOT_FOUND, "a replicator answers /-/live, /-/ready and /-/metrics only")
     }
 }

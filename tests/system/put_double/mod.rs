@@ -13,16 +13,16 @@ use std::{
 use backpack::{
     admin::put::{self, Uploaded, verify},
     daemon::Shutdown,
-    http::{Answer, Handler, RequestId, Server, reply},
+    http::{Answer, BodyError, Handler, Payload, RequestBody, RequestId, Server, reply},
     model::{Checksum, Key, Version},
     telemetry::health::Readiness,
 };
 use clap::Parser;
 use http::{HeaderMap, Method, Request, StatusCode};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+use crate::support::wait::START_WITHIN;
 
 /// What the coordinator does with an upload before it takes it.
 #[derive(Clone, Copy, PartialEq)]
@@ -72,7 +72,7 @@ impl Handler for Play {
         "test"
     }
 
-    async fn handle(&self, request: Request<Incoming>, _id: &RequestId) -> Answer {
+    async fn handle(&self, request: Request<Payload>, _id: &RequestId) -> Answer {
         let path = request.uri().path_and_query().unwrap().as_str()[1..].to_owned();
         match *request.method() {
             Method::GET => match self.0.blobs.lock().get(&path) {
@@ -92,7 +92,7 @@ impl Handler for Play {
 }
 
 impl Play {
-    async fn put(&self, key: String, request: Request<Incoming>) -> Answer {
+    async fn put(&self, key: String, request: Request<Payload>) -> Answer {
         let headers = request.headers().clone();
         let earlier = self.0.tries.lock().iter().filter(|(tried, _)| *tried == key).count();
         self.0.tries.lock().push((key.clone(), headers.clone()));
@@ -109,8 +109,7 @@ impl Play {
             }
             _ => {}
         }
-        let Ok(body) = request.into_body().collect().await else { return refuse(400) };
-        let body = body.to_bytes().to_vec();
+        let Ok(body) = read(request.into_body()).await else { return refuse(400) };
         if fault == Fault::Hold {
             self.0.go_on.notified().await;
         }
@@ -193,4 +192,13 @@ struct VerifyCli {
 /// What the user types after `put <coordinator>`.
 pub fn parse(addr: &str, words: &[&str]) -> put::Args {
     PutCli::parse_from([&["put", &format!("http://{addr}")], words].concat()).args
+}
+
+async fn read(payload: Payload) -> Result<Vec<u8>, BodyError> {
+    let mut body = RequestBody::new(payload, u64::MAX, START_WITHIN)?;
+    let mut bytes = Vec::new();
+    while let Some(part) = body.next().await? {
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes)
 }

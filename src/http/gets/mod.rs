@@ -1,0 +1,134 @@
+//! GETs, answered without hyper: for roles whose readers come thousands of times a second, hyper costs as much as the rest
+//! of a read (docs/performance.md).
+//!
+//! Only what is simple is taken: the head of a GET of HTTP/1.1 that came in one piece. With the first request that is
+//! anything else (an upload, a head that comes in parts, nonsense) the connection is hyper's, for good. So there is one
+//! reader of everything that is not simple, and it is not ours.
+//!
+//! - `read`: the head of a request
+//! - `write`: answers as bytes
+
+mod read;
+mod write;
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, Uri};
+use tokio::{
+    io::{AsyncRead, AsyncWriteExt, ReadBuf},
+    time::{Instant, Sleep},
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+
+pub use self::write::Head;
+use self::{read::Asked, write::send};
+use super::{Answer, Body, Connection, Handler, Payload, RequestId, Server, linger::Lingering, reply};
+
+/// What is read at once, on the stack: a connection that waits holds no memory for it. A longer head is hyper's.
+const READ_BYTES: usize = 4 << 10;
+
+/// What a GET gets.
+pub enum Reply {
+    /// 200, with a head that says how many bytes the body has.
+    Whole(Head, Body),
+    /// Anything else.
+    Answer(Answer),
+}
+
+/// Answers a GET without headers as any other request.
+pub async fn as_request(handler: &impl Handler, target: &str, id: &RequestId) -> Reply {
+    let answer = match target.parse::<Uri>() {
+        Ok(uri) => {
+            let mut request = Request::new(Payload::default());
+            *request.uri_mut() = uri;
+            handler.handle(request, id).await
+        }
+        Err(error) => reply::error(StatusCode::BAD_REQUEST, format_args!("the target is no URI: {error}")),
+    };
+    Reply::Answer(answer)
+}
+
+/// What is to be done with a connection.
+pub enum Next {
+    /// Nothing: it is closed, or should be.
+    Close,
+    /// Its next request is hyper's.
+    Hyper,
+}
+
+/// Answers a connection's GETs until it ends, idles for too long, or something else comes.
+pub async fn serve<H: Handler>(
+    server: &Server<H>,
+    stream: &mut Lingering<impl Connection>,
+    stop: &CancellationToken,
+    longest_wait: Duration,
+) -> io::Result<Next> {
+    let (stopped, clock) = (pin!(stop.cancelled()), pin!(tokio::time::sleep(longest_wait)));
+    let mut wait = Wait { stopped, clock, longest_wait, is_used: false };
+    loop {
+        let Some(came) = wait.read(stream).await? else { return Ok(Next::Close) };
+        let mut rest = &came[..];
+        while !rest.is_empty() {
+            let Some(get) = read::get(rest) else {
+                stream.unread(Bytes::copy_from_slice(rest));
+                return Ok(Next::Hyper);
+            };
+            rest = &rest[get.length..];
+            let closes = get.closes || stop.is_cancelled();
+            let reply = match get.asked {
+                Asked::Whole { target, id } => server.answer_whole(target, &id).await,
+                Asked::More(request) => Reply::Answer(server.answer(request).await),
+            };
+            send(stream, reply, closes).await?;
+            if closes {
+                stream.shutdown().await?;
+                return Ok(Next::Close);
+            }
+        }
+    }
+}
+
+/// What ends the wait for a request.
+struct Wait<'a, 'b> {
+    stopped: Pin<&'a mut WaitForCancellationFuture<'b>>,
+    /// Set again only when it rings: a timer for each request would cost more. So a wait may last up to twice as long.
+    clock: Pin<&'a mut Sleep>,
+    longest_wait: Duration,
+    /// Something came since the clock was set.
+    is_used: bool,
+}
+
+impl Wait<'_, '_> {
+    /// What comes next; `None` if nothing does, and the connection is closed.
+    async fn read(&mut self, stream: &mut Lingering<impl Connection>) -> io::Result<Option<Vec<u8>>> {
+        let came = std::future::poll_fn(|cx| {
+            let mut room = [const { MaybeUninit::uninit() }; READ_BYTES];
+            let mut buffer = ReadBuf::uninit(&mut room);
+            if let Poll::Ready(read) = Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
+                self.is_used = true;
+                return Poll::Ready(read.map(|()| Some(buffer.filled().to_vec())));
+            }
+            if self.stopped.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(None));
+            }
+            while self.clock.as_mut().poll(cx).is_ready() {
+                if !std::mem::take(&mut self.is_used) {
+                    return Poll::Ready(Ok(None));
+                }
+                self.clock.as_mut().reset(Instant::now() + self.longest_wait);
+            }
+            Poll::Pending
+        });
+        match came.await? {
+            Some(came) => Ok((!came.is_empty()).then_some(came)),
+            None => stream.shutdown().await.map(|()| None),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The head of a GET. Pure.
+
+use std::mem::MaybeUninit;
+
+use http::{HeaderName, HeaderValue, Method, Request, Uri};
+use httparse::{Header, Status};
+
+use crate::http::{Payload, RequestId};
+
+/// As many as hyper takes.
+const MAX_HEADERS: usize = 100;
+
+/// A GET.
+#[derive(Debug)]
+pub struct Get<'a> {
+    /// What it asks for.
+    pub asked: Asked<'a>,
+    /// The connection ends with its answer.
+    pub closes: bool,
+    /// Bytes of its head.
+    pub length: usize,
+}
+
+/// What a GET asks for.
+#[derive(Debug)]
+pub enum Asked<'a> {
+    /// All of what is there, whatever the reader has already.
+    Whole {
+        /// As it was sent.
+        target: &'a str,
+        /// As it came, or a new one.
+        id: RequestId,
+    },
+    /// Something for which all headers are needed.
+    More(Request<Payload>),
+}
+
+/// The GET that these bytes begin with; `None` for everything that hyper has to look at.
+pub fn get(bytes: &[u8]) -> Option<Get<'_>> {
+    // Before the headers are looked at: connections that only bring uploads come through here too.
+    if !bytes.starts_with(b"GET /") {
+        return None;
+    }
+    let mut room = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    let Ok(Status::Complete(length)) = request.parse_with_uninit_headers(bytes, &mut room) else {
+        return None;
+    };
+    let (Some(target), Some(1)) = (request.path, request.version) else { return None };
+    if request.headers.iter().any(asks_for_more_than_an_answer) {
+        return None;
+    }
+    let closes = closes(request.headers)?;
+    let asked = if is_usual(target) && !request.headers.iter().any(is_condition) {
+        Asked::Whole { target, id: id(request.headers) }
+    } else {
+        Asked::More(with_headers(target, request.headers)?)
+    };
+    Some(Get { asked, closes, length })
+}
+
+/// A body, or another protocol: what hyper knows how to do.
+fn asks_for_more_than_an_answer(header: &Header<'_>) -> bool {
+    const NAMES: [&str; 4] = ["content-length", "transfer-encoding", "expect", "upgrade"];
+    NAMES.iter().any(|name| header.name.eq_ignore_ascii_case(name))
+}
+
+/// Whether the connection is to be closed; `None` if it is to be something else.
+fn closes(headers: &[Header<'_>]) -> Option<bool> {
+    let mut said = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("connection"));
+    match (said.next().map(|header| header.value), said.next()) {
+        (None | Some(b""), None) => Some(false),
+        (Some(value), None) if value.eq_ignore_ascii_case(b"keep-alive") => Some(false),
+        (Some(value), None) if value.eq_ignore_ascii_case(b"close") => Some(true),
+        _ => None,
+    }
+}
+
+/// `Range`, and all that begin with `If-`.
+fn is_condition(header: &Header<'_>) -> bool {
+    let starts = header.name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("if-"));
+    starts || header.name.eq_ignore_ascii_case("range")
+}
+
+/// Whether a target has only bytes that every reader of URIs takes for what they are, and is none of a role's own paths.
+fn is_usual(target: &str) -> bool {
+    let is_usual = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:@?".contains(byte);
+    !target.starts_with("/-") && target.as_bytes().iter().all(is_usual)
+}
+
+fn id(headers: &[Header<'_>]) -> RequestId {
+    let given = headers.iter().find(|header| header.name.eq_ignore_ascii_case("x-request-id"));
+    let given = given.and_then(|header| RequestId::parse(str::from_utf8(header.value).ok()?));
+    given.unwrap_or_else(RequestId::fresh)
+}
+
+fn with_headers(target: &str, headers: &[Header<'_>]) -> Option<Request<Payload>> {
+    let mut request = Request::new(Payload::default());
+    *request.method_mut() = Method::GET;
+    *request.uri_mut() = target.parse::<Uri>().ok()?;
+    for header in headers {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
+        request.headers_mut().append(name, HeaderValue::from_bytes(header.value).ok()?);
+    }
+    Some(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(text: &str) -> Option<Get<'_>> {
+        get(text.as_bytes())
+    }
+
+    #[test]
+    fn what_asks_for_the_whole() {
+        for headers in [
+            "",
+            "Host: x\r\n",
+            "Host: x\r\nConnection: keep-alive\r\nX-Request-Id: abc\r\nAccept: */*\r\n",
+            "connection:\r\nIffy: 1\r\nRanges: 2\r\n",
+            "Connection: Close\r\n",
+        ] {
+            let text = format!("GET /a%20b?c=%2F:d HTTP/1.1\r\n{headers}\r\n");
+            let both = format!("{text}GET /next");
+            let Some(Get { asked: Asked::Whole { target, id }, closes, length }) = asked(&both) else {
+                panic!("{headers}")
+            };
+            assert_eq!((target, length), ("/a%20b?c=%2F:d", text.len()));
+            assert_eq!(id.as_str() == "abc", headers.contains("abc"));
+            assert_eq!(closes, headers.contains("Close"));
+        }
+    }
+
+    #[test]
+    fn what_needs_all_headers() {
+        for (target, headers) in [
+            ("/a", "Range: bytes=0-1\r\n"),
+            ("/a", "IF-none-MATCH: \"x\"\r\nIf-None-Match: y\r\n"),
+            ("/a", "if-range: x\r\n"),
+            ("/-/list?limit=1", ""),
+            ("/a{b", "Host: x\r\n"),
+        ] {
+            let text = format!("GET {target} HTTP/1.1\r\n{headers}\r\n");
+            let Some(Get { asked: Asked::More(request), length, .. }) = asked(&text) else {
+                panic!("{text}")
+            };
+            assert_eq!((request.uri().to_string().as_str(), length), (target, text.len()));
+            assert_eq!(request.headers().len(), headers.lines().count());
+        }
+    }
+
+    #[test]
+    fn what_is_left_to_hyper() {
+        for text in [
+            "",
+            "GET",
+            "GET /a HTTP/1.1\r\nHost: x\r\n",
+            "HEAD /a HTTP/1.1\r\n\r\n",
+            "PUT /a HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
+            "GET /a HTTP/1.0\r\n\r\n",
+            "GET http://x/a HTTP/1.1\r\n\r\n",
+            "GET * HTTP/1.1\r\n\r\n",
+            "GET  /a HTTP/1.1\r\n\r\n",
+            "GET /a b HTTP/1.1\r\n\r\n",
+            "GET /a HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+            "GET /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "GET /a HTTP/1.1\r\nExpect: 100-continue\r\n\r\n",
+            "GET /a HTTP/1.1\r\nConnection: keep-alive, Upgrade\r\nUpgrade: h2c\r\n\r\n",
+            "GET /a HTTP/1.1\r\nConnection: close, x\r\n\r\n",
+            "GET /a HTTP/1.1\r\nConnection: keep-alive\r\nConnection: close\r\n\r\n",
+            "GET /a HTTP/1.1\r\nBad Name: 1\r\n\r\n",
+            "GET /a HTTP/1.1\r\nA: \x01\r\n\r\n",
+            "GET /a<b HTTP/1.1\r\nRange: bytes=0-1\r\n\r\n",
+        ] {
+            assert!(asked(text).is_none(), "{text}");
+        }
+        let many = "a: b\r\n".repeat(MAX_HEADERS + 1);
+        assert!(asked(&format!("GET /a HTTP/1.1\r\n{many}\r\n")).is_none());
+    }
+}

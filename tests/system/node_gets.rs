@@ -1,0 +1,189 @@
+//! GETs are answered without hyper where they are simple: what a reader gets must not depend on it.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+use backpack::{http, node::Limits};
+
+use crate::{
+    node_double::TestNode,
+    support::{
+        http::{Reply, Request, exchange},
+        wait::START_WITHIN,
+    },
+};
+
+/// Bigger than what is read of a blob at once, and than what sockets hold.
+const BIG: usize = 20 << 20;
+
+fn bytes(count: usize) -> Vec<u8> {
+    (0..count).map(|n| (n * 31 % 251) as u8).collect()
+}
+
+fn connect(node: &TestNode) -> TcpStream {
+    let client = TcpStream::connect(&node.addr).unwrap();
+    client.set_read_timeout(Some(START_WITHIN)).unwrap();
+    client
+}
+
+/// Reads one reply of a connection that stays open; it says its length.
+fn read_reply(client: &mut TcpStream) -> Reply {
+    let mut came = Vec::new();
+    while !came.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        came.push(byte[0]);
+    }
+    let head = Reply::parse(&came, true).unwrap();
+    let length = head.header("content-length").map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    client.read_exact(&mut body).unwrap();
+    Reply { body, ..head }
+}
+
+async fn put(node: &TestNode, target: &str, body: Vec<u8>) {
+    let put = Request::put(&node.addr, target, body)
+        .header("Content-Type", "text/plain")
+        .header("X-Amz-Meta-Owner", "ann");
+    assert_eq!(put.send().await.unwrap().status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hyper_would_have_said_the_same() {
+    let node = TestNode::start().await;
+    for (target, length) in [("/empty", 0), ("/small", 5), ("/chunk", 256 * 1024), ("/long", 600_001)] {
+        put(&node, target, bytes(length)).await;
+    }
+    put(&node, "/gone", bytes(5)).await;
+    assert_eq!(Request::new("DELETE", &node.addr, "/gone").send().await.unwrap().status, 204);
+    let tag = Request::get(&node.addr, "/small").send().await.unwrap();
+    let if_none_match = format!("If-None-Match: {}\r\n", tag.header("etag").unwrap());
+
+    let mut statuses = Vec::new();
+    for (target, headers) in [
+        ("/empty", ""),
+        ("/small", ""),
+        ("/small", "Accept: */*\r\nAuthorization: none\r\n"),
+        ("/chunk", ""),
+        ("/long", ""),
+        ("/gone", ""),
+        ("/missing?with=query", ""),
+        ("/small", if_none_match.as_str()),
+        ("/small", "If-Match: \"other\"\r\n"),
+        ("/small", "Range: bytes=1-3\r\n"),
+        ("/long", "range: bytes=1-300000\r\n"),
+        ("/empty", "Range: bytes=7-\r\n"),
+        ("/", ""),
+        ("/a/../b", ""),
+        ("/a%0", ""),
+        ("/a%zz", ""),
+        ("/a{b}", ""),
+        ("/a\"b", ""),
+        ("/a#b", ""),
+        ("/a<b", ""),
+        ("/a\u{e4}b", ""),
+        ("/a\\b", ""),
+        ("/-", ""),
+        ("/-/live", ""),
+        ("/-/nothing", ""),
+        ("/-/list?prefix=s", ""),
+        ("/-/list?limit=x", ""),
+        ("/small", "X-Request-Id: not an id\r\n"),
+    ] {
+        let get = format!(
+            "GET {target} HTTP/1.1\r\nHost: x\r\nX-Request-Id: id-1\r\n{headers}Connection: close\r\n\r\n"
+        );
+        let ours = exchange(&node.addr, get.as_bytes(), START_WITHIN).unwrap();
+        // With the first request that is no GET the connection is hyper's.
+        let both = format!("HEAD /-/live HTTP/1.1\r\nHost: x\r\n\r\n{get}");
+        let both = exchange(&node.addr, both.as_bytes(), START_WITHIN).unwrap();
+        let end = both.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+        let what = format!("{target} {headers}");
+        let (ours, hypers) = (shown(&ours, &what), shown(&both[end + 4..], &what));
+        assert!(ours == hypers, "{what}: {ours:.300?}\n{hypers:.300?}");
+        statuses.push(ours.0);
+    }
+    statuses.sort_unstable();
+    statuses.dedup();
+    assert_eq!(statuses, [200, 206, 304, 400, 404, 410, 412, 416]);
+    node.stop().await;
+}
+
+/// What must be the same of a reply.
+fn shown(answer: &[u8], what: &str) -> (u16, Vec<(String, String)>, Vec<u8>) {
+    let Reply { status, mut headers, body } =
+        Reply::parse(answer, false).unwrap_or_else(|error| panic!("{what}: {error}"));
+    headers.sort();
+    let date = headers.iter_mut().find(|(name, _)| name == "date");
+    // hyper's own refusals have one too.
+    date.unwrap_or_else(|| panic!("{what} has no date")).1.clear();
+    (status, headers, body)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_all_kinds_take_turns_on_a_connection() {
+    let node = TestNode::start().await;
+    put(&node, "/k", bytes(5)).await;
+    let get = "GET /k HTTP/1.1\r\nHost: x\r\n\r\n";
+    let part = "GET /k HTTP/1.1\r\nRange: bytes=0-1\r\n\r\n";
+    let mut client = connect(&node);
+    // Several at once, and the beginning of the next.
+    client.write_all(format!("{get}{part}{get}GET /k").as_bytes()).unwrap();
+    for (status, length) in [(200, 5), (206, 2), (200, 5)] {
+        let reply = read_reply(&mut client);
+        assert_eq!((reply.status, reply.body), (status, bytes(length)));
+    }
+    client.write_all(b" HTTP/1.1\r\n\r\n").unwrap();
+    assert_eq!(read_reply(&mut client).body, bytes(5));
+    let upload = "PUT /new HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc";
+    client.write_all(format!("{upload}{get}").as_bytes()).unwrap();
+    assert_eq!(read_reply(&mut client).status, 201);
+    assert_eq!(read_reply(&mut client).body, bytes(5));
+
+    // An upload behind a GET, its body in parts.
+    let mut client = connect(&node);
+    client.write_all(format!("{get}PUT /late HTTP/1.1\r\nContent-Length: 6\r\n\r\nabc").as_bytes()).unwrap();
+    assert_eq!(read_reply(&mut client).status, 200);
+    client.write_all(b"def").unwrap();
+    assert_eq!(read_reply(&mut client).status, 201);
+    assert_eq!(Request::get(&node.addr, "/late").send().await.unwrap().text(), "abcdef");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_connections_that_wait_and_no_answer() {
+    let node = TestNode::start().await;
+    put(&node, "/big", bytes(BIG)).await;
+    let (mut waits, mut reads) = (connect(&node), connect(&node));
+    waits.write_all(b"GET /-/live HTTP/1.1\r\n\r\n").unwrap();
+    assert_eq!(read_reply(&mut waits).status, 200);
+    reads.write_all(b"GET /big HTTP/1.1\r\n\r\n").unwrap();
+    let mut first = [0; 12];
+    reads.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    node.shutdown.begin();
+    assert_eq!(waits.read(&mut [0]).unwrap(), 0, "the connection is closed");
+    let mut rest = Vec::new();
+    reads.read_to_end(&mut rest).unwrap();
+    assert!(rest.ends_with(&bytes(BIG)), "the answer is whole");
+    node.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_waits_too_long_is_closed() {
+    let http = http::Limits { head: Duration::from_millis(300), ..http::Limits::default() };
+    let node = TestNode::start_with(Limits { http, ..Limits::default() }, None).await;
+    let mut silent = connect(&node);
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0);
+    let mut used = connect(&node);
+    used.write_all(b"GET /-/live HTTP/1.1\r\n\r\n").unwrap();
+    assert_eq!(read_reply(&mut used).status, 200);
+    assert_eq!(used.read(&mut [0]).unwrap(), 0);
+    let mut half = connect(&node);
+    half.write_all(b"GET /-/li").unwrap();
+    assert_eq!(half.read(&mut [0]).unwrap(), 0, "hyper's clock");
+    node.stop().await;
+}
