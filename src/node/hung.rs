@@ -1,5 +1,5 @@
-//! A storage whose disk may stop answering: every call ends within a deadline, and too many that wait are not made at all,
-//! so that requests are refused in time instead of piling up. Where the disk goes on, so does the storage, by itself.
+//! A storage whose disk may stop answering: every call ends within a deadline, and once many were given up no more are made,
+//! so that requests are refused at once instead of piling up. Where the disk goes on, so does the storage, by itself.
 //!
 //! A thread that waits for a disk cannot be called back. What was given up is waited for aside: while that lasts, the
 //! disk counts as hung.
@@ -32,36 +32,29 @@ use crate::{
 /// thread.
 const MAX_STUCK: usize = 16;
 
-/// Calls that wait at once: many times what a disk works on, and fewer than there may be connections.
-const MAX_WAITING: usize = 4096;
-
 /// Reads, or writes: one of them may hang while the other goes on.
 #[derive(Debug)]
 struct Door {
     deadline: Duration,
-    waiting: AtomicUsize,
     stuck: AtomicUsize,
     /// Calls that are seen to their end aside, until the storage is closed.
     aside: TaskTracker,
     closed: CancellationToken,
 }
 
-/// One of the counts of a door, until dropped.
-struct Counted {
-    door: Arc<Door>,
-    count: fn(&Door) -> &AtomicUsize,
-}
+/// A call that was given up, counted until dropped.
+struct Stuck(Arc<Door>);
 
-impl Counted {
-    fn new(door: &Arc<Door>, count: fn(&Door) -> &AtomicUsize) -> Self {
-        count(door).fetch_add(1, Relaxed);
-        Self { door: door.clone(), count }
+impl Stuck {
+    fn new(door: Arc<Door>) -> Self {
+        door.stuck.fetch_add(1, Relaxed);
+        Self(door)
     }
 }
 
-impl Drop for Counted {
+impl Drop for Stuck {
     fn drop(&mut self) {
-        (self.count)(&self.door).fetch_sub(1, Relaxed);
+        self.0.stuck.fetch_sub(1, Relaxed);
     }
 }
 
@@ -95,7 +88,7 @@ impl<T: Send + 'static> Drop for Call<T> {
             tokio::pin!(work);
             let left = door.deadline.saturating_sub(started.elapsed());
             if timeout(left, &mut work).await.is_err() {
-                let _stuck = Counted::new(&door, |door| &door.stuck);
+                let _stuck = Stuck::new(door);
                 work.await;
             }
         };
@@ -107,7 +100,6 @@ impl Door {
     fn new(deadline: Duration) -> Arc<Self> {
         Arc::new(Self {
             deadline,
-            waiting: AtomicUsize::new(0),
             stuck: AtomicUsize::new(0),
             aside: TaskTracker::new(),
             closed: CancellationToken::new(),
@@ -121,20 +113,15 @@ impl Door {
         self.aside.wait().await;
     }
 
-    /// Does the work if the disk may answer, and waits for it no longer than the deadline.
+    /// Does the work if the disk may answer, and waits for it no longer than the deadline. However many wait, that says nothing
+    /// of the disk: there may be as many as connections.
     async fn pass<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl Future<Output = Result<T, StorageError>> + Send + 'static,
     ) -> Result<T, StorageError> {
-        if self.stuck.load(Relaxed) >= MAX_STUCK || self.waiting.load(Relaxed) >= MAX_WAITING {
+        if self.stuck.load(Relaxed) >= MAX_STUCK {
             return Err(StorageError::Hung(self.deadline));
         }
-        let waiting = Counted::new(self, |door| &door.waiting);
-        let work = async move {
-            let result = work.await;
-            drop(waiting);
-            result
-        };
         let mut work: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(work);
         // What is in memory needs no clock.
         if let Poll::Ready(result) = poll!(&mut work) {
