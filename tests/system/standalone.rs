@@ -11,8 +11,8 @@ use std::{
 use crate::support::{
     daemon::Daemon,
     http::Request,
-    port::free_port,
-    wait::{wait_for, wait_until},
+    port::{free_port, free_ports},
+    wait::wait_until,
 };
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_backpack");
@@ -26,14 +26,10 @@ struct System {
 }
 
 impl System {
-    /// Starts on ports of which the nodes' are free too.
+    /// Starts, its nodes on the ports that they have where nobody chooses others.
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let port = wait_for("a port with free ones above it", WITHIN, || {
-            let port = free_port();
-            let free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-            (free(port + 100) && free(port + 101)).then_some(port)
-        });
+        let port = free_ports(&[0, 100, 101]);
         let addr = format!("127.0.0.1:{port}");
         let data = dir.path().join("data").display().to_string();
         let daemon = Daemon::start(PROGRAM, ["--data", &data, "--listen", &addr]);
