@@ -64,7 +64,7 @@ pub fn raise_open_files() {
     }
 }
 
-/// Connections of a listener and of its clients, and files: more than most processes ever have open. Half a MiB in the kernel.
+/// Connections of a listener and of its clients, and files: more than most processes ever have open. A quarter of a MiB in the kernel.
 const USUAL_OPEN_FILES: u64 = 32 << 10;
 
 /// Makes the kernel's table of our open files large now. It doubles when it is full, and a program with threads stands still

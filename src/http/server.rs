@@ -158,7 +158,8 @@ impl<H: Handler> Server<H> {
         let served = async move {
             let mut stream = Lingering::new(stream);
             if H::READERS {
-                match gets::serve(&self, &mut stream, &stop, self.limits.head).await {
+                // In memory of its own, given back before hyper begins; without it roles without readers would have room for it too.
+                match Box::pin(gets::serve(&self, &mut stream, &stop, self.limits.head)).await {
                     Ok(gets::Next::Hyper) => {}
                     Ok(gets::Next::Close) => return,
                     Err(error) => return tracing::debug!(role, %error, "connection ended"),
@@ -221,7 +222,7 @@ impl<H: Handler> Server<H> {
         let started = Instant::now();
         let mut reply = self.handler.whole(target, id).await;
         let status = match &mut reply {
-            Reply::Whole(head, _) => {
+            Reply::Whole { head, .. } => {
                 head.set(headers::REQUEST_ID, id);
                 StatusCode::OK
             }

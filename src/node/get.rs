@@ -45,7 +45,7 @@ pub async fn whole(node: &Node, key: &Key) -> Result<Reply, Refusal> {
     let mut head = Head::new(StatusCode::OK);
     head::write_whole(blob.info(), &mut head);
     let body = Sender::new(node, key, blob, Span { start: 0, end: length }).into_body().await?;
-    Ok(Reply::Whole(head, body))
+    Ok(Reply::Whole { head, body, length })
 }
 
 /// Answers GET.

@@ -42,6 +42,10 @@ struct Door {
     closed: CancellationToken,
 }
 
+/// Calls whose callers went away and that did not end yet; past that no more are made, or callers who do not wait would leave any
+/// number behind. Those whose callers wait are no more than there are connections.
+const MAX_ASIDE: usize = 4096;
+
 /// A call that was given up, counted until dropped.
 struct Stuck(Arc<Door>);
 
@@ -113,13 +117,12 @@ impl Door {
         self.aside.wait().await;
     }
 
-    /// Does the work if the disk may answer, and waits for it no longer than the deadline. However many wait, that says nothing
-    /// of the disk: there may be as many as connections.
+    /// Does the work if the disk may answer, and waits for it no longer than the deadline. How many wait says nothing of the disk.
     async fn pass<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl Future<Output = Result<T, StorageError>> + Send + 'static,
     ) -> Result<T, StorageError> {
-        if self.stuck.load(Relaxed) >= MAX_STUCK {
+        if self.stuck.load(Relaxed) >= MAX_STUCK || self.aside.len() >= MAX_ASIDE {
             return Err(StorageError::Hung(self.deadline));
         }
         let mut work: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(work);

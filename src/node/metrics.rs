@@ -149,8 +149,8 @@ impl Traffic {
     }
 }
 
-/// A request about a blob that is being answered. It is counted when this is dropped, so that a request whose client
-/// went away, which nobody answers, counts too.
+/// A request about a blob that is being answered. It is counted when this is dropped, so that a request that is given up,
+/// because its client went away or the node stops, counts too.
 pub struct Pending<'a> {
     metrics: &'a Metrics,
     verb: Verb,

@@ -92,7 +92,7 @@ impl FileBody {
     }
 
     /// Begins a sync of what is written, each [`SYNC_BYTES`], once the one before is done: a disk that is slower than the
-    /// upload slows it down.
+    /// upload slows it down. An upload that is given up leaves its sync to end by itself.
     async fn sync_on_the_way(&mut self) -> Result<(), StorageError> {
         let began_at = self.syncing.as_ref().map_or(0, |(began_at, _)| *began_at);
         if self.shared.options.sync == SyncMode::Never || self.written - began_at < SYNC_BYTES {

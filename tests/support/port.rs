@@ -1,6 +1,7 @@
 //! Free TCP ports on loopback, each given to one test only.
 
 use std::{
+    io::ErrorKind,
     net::{Ipv4Addr, TcpStream},
     ops::Range,
     os::{
@@ -55,5 +56,6 @@ fn take(port: u16) -> Option<UnixListener> {
     let lock = UnixListener::bind_addr(&name).ok()?;
     // Asked by connecting: what listens for a moment would be inherited by a program that another test starts just then, until
     // that has its own.
-    TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err().then_some(lock)
+    let refused = |error: std::io::Error| error.kind() == ErrorKind::ConnectionRefused;
+    TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err_and(refused).then_some(lock)
 }

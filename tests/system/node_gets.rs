@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use backpack::{http, node::Limits};
@@ -91,7 +91,6 @@ async fn hyper_would_have_said_the_same() {
         ("/-/nothing", ""),
         ("/-/list?prefix=s", ""),
         ("/-/list?limit=x", ""),
-        ("/small", "X-Request-Id: not an id\r\n"),
     ] {
         let get = format!(
             "GET {target} HTTP/1.1\r\nHost: x\r\nX-Request-Id: id-1\r\n{headers}Connection: close\r\n\r\n"
@@ -173,17 +172,35 @@ async fn a_stop_ends_connections_that_wait_and_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_waits_too_long_is_closed() {
-    let http = http::Limits { head: Duration::from_millis(300), ..http::Limits::default() };
+async fn a_connection_that_waits_too_long_is_closed_and_no_other() {
+    const LONGEST: Duration = Duration::from_secs(2);
+    let http = http::Limits { head: LONGEST, ..http::Limits::default() };
     let node = TestNode::start_with(Limits { http, ..Limits::default() }, None).await;
-    let mut silent = connect(&node);
-    assert_eq!(silent.read(&mut [0]).unwrap(), 0);
-    let mut used = connect(&node);
-    used.write_all(b"GET /-/live HTTP/1.1\r\n\r\n").unwrap();
-    assert_eq!(read_reply(&mut used).status, 200);
-    assert_eq!(used.read(&mut [0]).unwrap(), 0);
-    let mut half = connect(&node);
+    let began = Instant::now();
+    let (silent, mut half, mut used) = (connect(&node), connect(&node), connect(&node));
     half.write_all(b"GET /-/li").unwrap();
-    assert_eq!(half.read(&mut [0]).unwrap(), 0, "hyper's clock");
+    // Used all the time, for longer than a wait may last.
+    for due in [0, LONGEST.as_millis() as u64 * 3 / 4, LONGEST.as_millis() as u64 * 3 / 2] {
+        tokio::time::sleep(Duration::from_millis(due).saturating_sub(began.elapsed())).await;
+        used.write_all(b"GET /-/live HTTP/1.1\r\n\r\n").unwrap();
+        assert_eq!(read_reply(&mut used).status, 200);
+    }
+    let answered = Instant::now();
+    for mut waits in [silent, half] {
+        assert_eq!(waits.read(&mut [0]).unwrap(), 0);
+    }
+    assert_eq!(used.read(&mut [0]).unwrap(), 0);
+    assert!(answered.elapsed() >= LONGEST, "{:?}", answered.elapsed());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_connection_has_time_for_its_first_request() {
+    const LONGEST: Duration = Duration::from_secs(1);
+    let http = http::Limits { head: LONGEST, ..http::Limits::default() };
+    let node = TestNode::start_with(Limits { http, ..Limits::default() }, None).await;
+    let began = Instant::now();
+    assert_eq!(connect(&node).read(&mut [0]).unwrap(), 0);
+    assert!(began.elapsed() >= LONGEST, "{:?}", began.elapsed());
     node.stop().await;
 }

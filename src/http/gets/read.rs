@@ -134,6 +134,16 @@ mod tests {
     }
 
     #[test]
+    fn an_id_that_is_none_is_replaced() {
+        let long = "x".repeat(65);
+        for given in ["not an id", "a\u{e4}", "", long.as_str()] {
+            let text = format!("GET /a HTTP/1.1\r\nX-Request-Id: {given}\r\n\r\n");
+            let Some(Get { asked: Asked::Whole { id, .. }, .. }) = asked(&text) else { panic!("{given}") };
+            assert_eq!(id.as_str().len(), 16, "{given}");
+        }
+    }
+
+    #[test]
     fn what_needs_all_headers() {
         for (target, headers) in [
             ("/a", "Range: bytes=0-1\r\n"),

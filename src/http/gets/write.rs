@@ -14,7 +14,10 @@ use http_body_util::BodyExt;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::Reply;
-use crate::http::{Answer, Body, headers::Headers};
+use crate::http::{
+    Answer, Body,
+    headers::{self, Headers},
+};
 
 /// Room for the head of nearly every answer.
 const USUAL_BYTES: usize = 512;
@@ -95,62 +98,114 @@ fn with_date(with: impl FnOnce(&[u8])) {
     });
 }
 
-/// Sends an answer. `closes`: the last one of its connection.
+/// Sends an answer. `closes`: the last one of its connection. After an error nothing can be sent on the connection any more.
 pub async fn send(to: &mut (impl AsyncWrite + Unpin), reply: Reply, closes: bool) -> io::Result<()> {
-    let (head, body, has_length) = match reply {
-        Reply::Whole(head, body) => (head, body, true),
-        Reply::Answer(answer) => head_of(answer),
+    let (head, body, length) = match reply {
+        Reply::Whole { head, body, length } => (head, body, length),
+        Reply::Answer(answer) => head_of(answer)?,
     };
     let head = head.end(closes);
     match body {
         Body::Empty => to.write_all(&head).await,
         Body::Full(bytes) => send_all(to, &head, bytes).await,
-        Body::Stream(_) => stream(to, head, body, has_length).await,
+        Body::Stream(_) => stream(to, head, body, length).await,
     }
 }
 
-/// The head and the body of an answer, and whether the head says how long the body is.
-fn head_of(answer: Answer) -> (Head, Body, bool) {
+/// The head and the body of an answer, and how many bytes the body has.
+fn head_of(answer: Answer) -> io::Result<(Head, Body, u64)> {
     let (parts, body) = answer.into_parts();
     let mut head = Head::new(parts.status);
     for (name, value) in &parts.headers {
         head.line(name, value.as_bytes());
     }
-    let has_no_body = parts.status == StatusCode::NOT_MODIFIED || parts.status == StatusCode::NO_CONTENT;
-    if has_no_body || parts.headers.contains_key(header::CONTENT_LENGTH) {
-        return (head, if has_no_body { Body::Empty } else { body }, true);
+    if parts.status == StatusCode::NOT_MODIFIED || parts.status == StatusCode::NO_CONTENT {
+        return Ok((head, Body::Empty, 0));
     }
-    let length = body.size_hint().exact();
-    match length {
-        Some(length) => head.set(header::CONTENT_LENGTH, length),
-        None => head.line(&header::TRANSFER_ENCODING, b"chunked"),
+    if let Some(length) = headers::get(&parts.headers, header::CONTENT_LENGTH) {
+        return Ok((head, body, length));
     }
-    (head, body, length.is_some())
+    // Nobody with readers answers with something whose length is not known.
+    let length = body.size_hint().exact().ok_or_else(|| io::Error::other("an answer without a length"))?;
+    head.set(header::CONTENT_LENGTH, length);
+    Ok((head, body, length))
 }
 
 async fn send_all(to: &mut (impl AsyncWrite + Unpin), head: &[u8], body: Bytes) -> io::Result<()> {
     to.write_all_buf(&mut head.chain(body)).await
 }
 
-/// Sends the parts of a body as they come, in chunks where nobody knows how many bytes there are.
+/// Sends the parts of a body as they come, which must be so many bytes.
 async fn stream(
     to: &mut (impl AsyncWrite + Unpin),
     mut head: Vec<u8>,
     mut body: Body,
-    has_length: bool,
+    mut left: u64,
 ) -> io::Result<()> {
     while let Some(frame) = body.frame().await {
         let Ok(bytes) = frame.map_err(io::Error::other)?.into_data() else { continue };
-        if has_length {
-            send_all(to, &std::mem::take(&mut head), bytes).await?;
-        } else if !bytes.is_empty() {
-            let _ = write!(Text(&mut head), "{:x}\r\n", bytes.len());
-            send_all(to, &std::mem::take(&mut head), bytes).await?;
-            head.extend_from_slice(b"\r\n");
+        left = left.checked_sub(bytes.len() as u64).ok_or_else(|| io::Error::other("a body is too long"))?;
+        send_all(to, &std::mem::take(&mut head), bytes).await?;
+    }
+    if left > 0 { Err(io::Error::other("a body is too short")) } else { to.write_all(&head).await }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http::Response;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+    use crate::http::{body::BoxError, reply};
+
+    /// What is sent, but for the date; `None` if the connection has to be cut.
+    async fn sent(answer: Answer, closes: bool) -> Option<String> {
+        let mut bytes = Vec::new();
+        send(&mut bytes, Reply::Answer(answer), closes).await.ok()?;
+        let text = String::from_utf8(bytes).unwrap();
+        let is_date = |line: &&str| line.starts_with("date: ");
+        assert_eq!(text.split("\r\n").filter(is_date).count(), 1, "{text}");
+        Some(text.split("\r\n").filter(|line| !is_date(line)).collect::<Vec<_>>().join("|"))
+    }
+
+    fn streamed(length: Option<u64>, parts: &'static [Result<&'static str, &'static str>]) -> Answer {
+        let frames = parts.iter().map(|part| match part {
+            Ok(text) => Ok(Frame::data(Bytes::from_static(text.as_bytes()))),
+            Err(error) => Err(BoxError::from(*error)),
+        });
+        let mut answer = Response::new(Body::stream(StreamBody::new(stream::iter(frames))));
+        if let Some(length) = length {
+            headers::set(answer.headers_mut(), header::CONTENT_LENGTH, length);
+        }
+        answer
+    }
+
+    #[tokio::test]
+    async fn answers_as_they_are_sent() {
+        let plain = reply::text(StatusCode::NOT_FOUND, "no\n");
+        let expected =
+            "HTTP/1.1 404 Not Found|content-type: text/plain; charset=utf-8|content-length: 3||no\n";
+        assert_eq!(sent(plain, false).await.unwrap(), expected);
+        let empty = || reply::empty(StatusCode::OK);
+        assert_eq!(sent(empty(), false).await.unwrap(), "HTTP/1.1 200 OK|content-length: 0||");
+        let closing = "HTTP/1.1 200 OK|content-length: 0|connection: close||";
+        assert_eq!(sent(empty(), true).await.unwrap(), closing);
+        for status in [StatusCode::NOT_MODIFIED, StatusCode::NO_CONTENT] {
+            let without = sent(reply::text(status, "never sent"), false).await.unwrap();
+            assert!(without.ends_with("charset=utf-8||") && !without.contains("length"), "{without}");
         }
     }
-    if !has_length {
-        head.extend_from_slice(b"0\r\n\r\n");
+
+    #[tokio::test]
+    async fn a_body_has_the_length_that_was_said_or_the_connection_ends() {
+        let whole = sent(streamed(Some(5), &[Ok("ab"), Ok(""), Ok("cde")]), false).await.unwrap();
+        assert_eq!(whole, "HTTP/1.1 200 OK|content-length: 5||abcde");
+        assert_eq!(sent(streamed(Some(0), &[]), false).await.unwrap(), "HTTP/1.1 200 OK|content-length: 0||");
+        assert!(sent(streamed(Some(5), &[Ok("abcd")]), false).await.is_none());
+        assert!(sent(streamed(Some(5), &[Ok("abc"), Ok("def")]), false).await.is_none());
+        assert!(sent(streamed(Some(5), &[Ok("abc"), Err("damaged")]), false).await.is_none());
+        assert!(sent(streamed(None, &[Ok("abc")]), false).await.is_none());
     }
-    to.write_all(&head).await
 }
