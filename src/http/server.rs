@@ -7,11 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use http::{Method, Request, StatusCode};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::{GracefulConnection, GracefulShutdown},
+    server::graceful::{GracefulShutdown, Watcher},
 };
 use metrics::{counter, gauge};
 use tokio::sync::Semaphore;
@@ -155,46 +156,58 @@ impl<H: Handler> Server<H> {
         // Waited for from now on, whoever serves it.
         let watcher = connections.graceful.watcher();
         let (stop, cut) = (connections.stop.clone(), connections.cut.clone());
-        let served = async move {
-            let mut stream = Lingering::new(stream);
-            if H::READERS {
-                // In memory of its own, given back before hyper begins; without it roles without readers would have room for it too.
-                match Box::pin(gets::serve(&self, &mut stream, &stop, self.limits.head)).await {
-                    Ok(gets::Next::Hyper) => {}
-                    Ok(gets::Next::Close) => return,
-                    Err(error) => return tracing::debug!(role, %error, "connection ended"),
-                }
-            }
-            if let Err(error) = watcher.watch(self.with_hyper(stream)).await {
-                note_connection_error(role, &error);
-            }
+        let stream = Lingering::new(stream);
+        // In memory of its own: otherwise it would be in the task three times, for as long as the connection lasts.
+        let served: BoxFuture<'static, ()> = if H::READERS {
+            Box::pin(self.serve_readers(stream, watcher, stop))
+        } else {
+            Box::pin(self.serve_with_hyper(stream, watcher))
         };
         connections.tasks.spawn(async move {
             let open = gauge!("backpack_http_connections", "role" => role);
             open.increment(1.0);
-            // In memory of its own: here, on its way and there, it would be three times as much for as long as the connection lasts.
-            cut.run_until_cancelled(Box::pin(served)).await;
+            cut.run_until_cancelled(served).await;
             open.decrement(1.0);
             drop(slot);
         });
     }
 
-    fn with_hyper<S: Connection>(
+    async fn serve_readers<S: Connection>(
+        self: Arc<Self>,
+        mut stream: Lingering<S>,
+        watcher: Watcher,
+        stop: CancellationToken,
+    ) {
+        // Given back before hyper begins.
+        match Box::pin(gets::serve(&self, &mut stream, &stop, self.limits.head)).await {
+            Ok(gets::Next::Hyper) => Box::pin(self.serve_with_hyper(stream, watcher)).await,
+            Ok(gets::Next::Close) => {}
+            Err(error) => tracing::debug!(role = self.handler.role(), %error, "connection ended"),
+        }
+    }
+
+    fn serve_with_hyper<S: Connection>(
         self: Arc<Self>,
         stream: Lingering<S>,
-    ) -> impl GracefulConnection<Error = hyper::Error> {
-        let head = self.limits.head;
+        watcher: Watcher,
+    ) -> impl Future<Output = ()> + Send {
+        let (role, head) = (self.handler.role(), self.limits.head);
         let service = service_fn(move |request: Request<Incoming>| {
             let (server, request) = (self.clone(), request.map(Payload::from));
             async move { Ok::<_, Infallible>(server.answer(request).await) }
         });
-        http1::Builder::new()
+        let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(head)
             .max_header_size(MAX_HEAD_BYTES)
             // A request has at most 100 headers: hyper's own limit, which it has room for without asking for memory.
             .max_buf_size(BUFFER_BYTES)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(stream), service);
+        watcher.watch(connection).map(move |ended| {
+            if let Err(error) = ended {
+                note_connection_error(role, &error);
+            }
+        })
     }
 
     pub(super) async fn answer(&self, request: Request<Payload>) -> Answer {

@@ -8,7 +8,7 @@ pub mod tasks;
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use backpack::{
@@ -33,6 +33,15 @@ pub const NEVER: Duration = Duration::from_secs(3600);
 pub const MOMENT: Duration = Duration::from_millis(300);
 
 pub const NOW: Duration = Duration::ZERO;
+
+/// Times on a queue are whole milliseconds of its server's clock, so what waits may come this much early.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Asserts that so much time has passed.
+pub fn has_waited(begun: Instant, least: Duration) {
+    let waited = begun.elapsed();
+    assert!(waited + TICK >= least, "{waited:?}");
+}
 
 pub fn id(name: &str) -> ServerId {
     name.parse().unwrap()
