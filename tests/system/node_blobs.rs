@@ -50,7 +50,8 @@ impl TestNode {
     }
 }
 
-fn bytes(count: usize) -> Vec<u8> {
+/// A body that repeats itself at no power of two.
+pub fn bytes(count: usize) -> Vec<u8> {
     (0..count).map(|n| (n * 31 % 251) as u8).collect()
 }
 

@@ -9,6 +9,7 @@ use std::{
 use backpack::{http, node::Limits};
 
 use crate::{
+    node_blobs::bytes,
     node_double::TestNode,
     support::{
         http::{Reply, Request, exchange},
@@ -19,8 +20,10 @@ use crate::{
 /// Bigger than what is read of a blob at once, and than what sockets hold.
 const BIG: usize = 20 << 20;
 
-fn bytes(count: usize) -> Vec<u8> {
-    (0..count).map(|n| (n * 31 % 251) as u8).collect()
+/// A node that waits so long for the head of a request.
+async fn start_waiting(longest: Duration) -> TestNode {
+    let http = http::Limits { head: longest, ..http::Limits::default() };
+    TestNode::start_with(Limits { http, ..Limits::default() }, None).await
 }
 
 fn connect(node: &TestNode) -> TcpStream {
@@ -174,8 +177,7 @@ async fn a_stop_ends_connections_that_wait_and_no_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_waits_too_long_is_closed_and_no_other() {
     const LONGEST: Duration = Duration::from_secs(2);
-    let http = http::Limits { head: LONGEST, ..http::Limits::default() };
-    let node = TestNode::start_with(Limits { http, ..Limits::default() }, None).await;
+    let node = start_waiting(LONGEST).await;
     let began = Instant::now();
     let (silent, mut half, mut used) = (connect(&node), connect(&node), connect(&node));
     half.write_all(b"GET /-/li").unwrap();
@@ -197,8 +199,7 @@ async fn a_connection_that_waits_too_long_is_closed_and_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_connection_has_time_for_its_first_request() {
     const LONGEST: Duration = Duration::from_secs(1);
-    let http = http::Limits { head: LONGEST, ..http::Limits::default() };
-    let node = TestNode::start_with(Limits { http, ..Limits::default() }, None).await;
+    let node = start_waiting(LONGEST).await;
     let began = Instant::now();
     assert_eq!(connect(&node).read(&mut [0]).unwrap(), 0);
     assert!(began.elapsed() >= LONGEST, "{:?}", began.elapsed());
