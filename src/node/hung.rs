@@ -175,6 +175,10 @@ impl Storage for Guarded {
         Ok(Box::new(Writer { writer: Some(writer), door: self.writes.clone() }))
     }
 
+    fn at_hand(&self, key: &Key) -> Option<(BlobInfo, Bytes)> {
+        self.storage.at_hand(key)
+    }
+
     async fn open(&self, key: &Key) -> Result<Option<Found>, StorageError> {
         let (storage, key) = (self.storage.clone(), key.clone());
         let found = self.reads.pass(async move { storage.open(&key).await }).await?;
@@ -272,10 +276,6 @@ struct Opened {
 impl Blob for Opened {
     fn info(&self) -> &BlobInfo {
         self.blob.info()
-    }
-
-    fn at_hand(&self) -> Option<Bytes> {
-        self.blob.at_hand()
     }
 
     async fn read(&self, start: u64, end: u64) -> Result<Bytes, StorageError> {

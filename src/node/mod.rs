@@ -241,20 +241,14 @@ impl Node {
             _ => get::get(self, key, &head.headers).await,
         };
         pending.done(result.as_ref().map(Answer::status));
-        result.unwrap_or_else(|refusal| {
-            refusal.log(key, id);
-            refusal.answer()
-        })
+        result.unwrap_or_else(|refusal| refusal.logged(key, id))
     }
 
     async fn whole_blob(&self, key: &Key, id: &RequestId) -> Reply {
         let pending = Pending::new(&self.metrics, &Method::GET);
         let result = get::whole(self, key).await;
         pending.done(result.as_ref().map(|_| StatusCode::OK));
-        result.unwrap_or_else(|refusal| {
-            refusal.log(key, id);
-            Reply::Answer(refusal.answer())
-        })
+        result.unwrap_or_else(|refusal| Reply::Answer(refusal.logged(key, id)))
     }
 
     async fn put(&self, key: &Key, head: &Parts, body: Payload) -> Result<Answer, Refusal> {

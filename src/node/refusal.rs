@@ -97,8 +97,14 @@ impl Refusal {
         matches!(self, Self::Storage(StorageError::Damaged(_)))
     }
 
+    /// What the client gets; the log gets what the client need not know.
+    pub fn logged(self, key: &Key, id: &RequestId) -> Answer {
+        self.log(key, id);
+        self.answer()
+    }
+
     /// Logs what the operator has to know and the client need not.
-    pub fn log(&self, key: &Key, id: &RequestId) {
+    fn log(&self, key: &Key, id: &RequestId) {
         match self {
             Self::Storage(error @ (StorageError::Io { .. } | StorageError::Damaged(_))) => {
                 tracing::error!(request_id = %id, %key, %error, "storage failed");

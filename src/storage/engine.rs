@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -21,7 +22,7 @@ use super::{
     keys::{self, Keys},
     layout::Layout,
     list,
-    lookup::{Fetched, fetch},
+    lookup::{Fetched, at_hand, fetch},
     options::{OpenError, Options},
     pairs,
     pread::is_unreadable,
@@ -235,6 +236,15 @@ impl Storage for Engine {
 
     async fn create(&self, blob: NewBlob) -> Result<Box<dyn BlobWriter>, StorageError> {
         Ok(Box::new(Body::create(self.shared.clone(), blob).await?))
+    }
+
+    fn at_hand(&self, key: &Key) -> Option<(BlobInfo, Bytes)> {
+        let Shared { index, volumes, reads, damage, .. } = &*self.shared;
+        let hash = self.shared.hash(key.as_str().as_bytes());
+        let is_sound = |place| damage.wrong(place).is_none();
+        let candidates = index.candidates(hash);
+        let mut sound = candidates.iter().filter(|entry| is_sound(entry.place));
+        sound.find_map(|entry| at_hand(entry, volumes, reads, key.as_str().as_bytes()))
     }
 
     async fn open(&self, key: &Key) -> Result<Option<Found>, StorageError> {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    READ_CHUNK_BYTES, StorageError,
+    BlobInfo, READ_CHUNK_BYTES, StorageError,
     damage::Damage,
     decide::Old,
     index::{Entry, Index},
+    pairs,
     pread::{Reads, is_unreadable, read_full},
     record::{FIXED_BYTES, FileRef, Head, Kind, MAX_HEAD_BYTES},
     totals::Counted,
@@ -157,6 +158,26 @@ async fn fetch_once(
     }
     // With 35 bits of hash it is this key's record, all but certainly.
     unreadable.map_or(Ok(Some(None)), |place| Err(damage.found(hash, place, Wrong::Head)))
+}
+
+/// The blob of that entry, checked, if it is this key's, short, and in the page cache; never waits.
+pub fn at_hand(entry: &Entry, volumes: &Volumes, reads: &Reads, key: &[u8]) -> Option<(BlobInfo, Bytes)> {
+    let length = entry.record_bound();
+    if entry.kind != Kind::Blob || length > READ_WITH_HEAD_BYTES {
+        return None;
+    }
+    let volume = volumes.get(entry.place.volume())?;
+    let length = length.min(volume.end().saturating_sub(entry.place.offset()));
+    let record = reads.cached(&volume.file, length as usize, entry.place.offset())?;
+    let head = Head::decode(record.as_ref(), &volume.seal, entry.place.offset()).ok()?;
+    let span = head.length()..usize::try_from(head.record_length()).ok()?;
+    let data = record.as_ref().get(span.clone())?;
+    if head.key != key || Checksum::of(data) != head.checksum {
+        return None;
+    }
+    let Head { version, checksum, .. } = head;
+    let info = BlobInfo { version, checksum, length: head.blob_length(), meta: pairs::decode(head.pairs)? };
+    Some((info, record.freeze().slice(span)))
 }
 
 enum Parsed {

@@ -176,9 +176,6 @@ pub trait Blob: Send + Sync {
     /// What is known of it.
     fn info(&self) -> &BlobInfo;
 
-    /// All of its bytes, if they are in memory: those of short blobs are read with what is known of them.
-    fn at_hand(&self) -> Option<Bytes>;
-
     /// The bytes `start..end` of it, which must lie inside. Meant to be called with spans of at most
     /// [`READ_CHUNK_BYTES`]. Bytes are checked before they are returned: damage is an error, never bytes.
     async fn read(&self, start: u64, end: u64) -> Result<Bytes, StorageError>;
@@ -386,6 +383,10 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Starts a write. Fails at once where no room is left.
     async fn create(&self, blob: NewBlob) -> Result<Box<dyn BlobWriter>, StorageError>;
+
+    /// A short blob, whole and checked, if that takes no wait: its record is in the page cache. `None` says nothing about the
+    /// key: ask [`Storage::open`].
+    fn at_hand(&self, key: &Key) -> Option<(BlobInfo, Bytes)>;
 
     /// What is stored under a key.
     async fn open(&self, key: &Key) -> Result<Option<Found>, StorageError>;

@@ -31,12 +31,10 @@ pub struct Reads {
 impl Reads {
     /// So many bytes from `offset` on; fewer where the file ends before.
     pub async fn read(&self, file: &Arc<File>, length: usize, offset: u64) -> io::Result<Buffer> {
-        let mut buffer = self.buffers.take(length);
-        let cached = read_cached(file, buffer.as_mut(), offset);
-        if cached == length {
-            self.from_memory.fetch_add(1, Ordering::Relaxed);
-            return Ok(buffer);
-        }
+        let (mut buffer, cached) = match self.begin(file, length, offset) {
+            (buffer, cached) if cached == length => return Ok(buffer),
+            begun => begun,
+        };
         self.from_disk.fetch_add(1, Ordering::Relaxed);
         let file = file.clone();
         let task = tokio::task::spawn_blocking(move || {
@@ -45,6 +43,20 @@ impl Reads {
             Ok(buffer)
         });
         task.await.map_err(io::Error::other)?
+    }
+
+    /// So many bytes from `offset` on, if the page cache has all of them.
+    pub fn cached(&self, file: &File, length: usize, offset: u64) -> Option<Buffer> {
+        let (buffer, cached) = self.begin(file, length, offset);
+        (cached == length).then_some(buffer)
+    }
+
+    /// Reads what the page cache has, and says how much that is.
+    fn begin(&self, file: &File, length: usize, offset: u64) -> (Buffer, usize) {
+        let mut buffer = self.buffers.take(length);
+        let cached = read_cached(file, buffer.as_mut(), offset);
+        self.from_memory.fetch_add(u64::from(cached == length), Ordering::Relaxed);
+        (buffer, cached)
     }
 
     /// Opens a file for reading.
@@ -73,10 +85,19 @@ pub fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> usize {
         match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
             Ok(read) => return read,
             Err(Errno::INTR) => {}
+            // It cannot tell, but has nothing anywhere else.
+            Err(Errno::OPNOTSUPP) if is_on_tmpfs(file) => {
+                return read_full(file, buffer, offset).unwrap_or(0);
+            }
             // Not in memory, or a file system that cannot tell.
             Err(_) => return 0,
         }
     }
+}
+
+fn is_on_tmpfs(file: &File) -> bool {
+    // TMPFS_MAGIC of statfs(2).
+    rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type == 0x0102_1994)
 }
 
 /// What is read at places of. A trait, so that the scrub reads in its own way what others read straight from the file.

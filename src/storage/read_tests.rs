@@ -1,8 +1,10 @@
 //! How many reads of files a request costs: one for a GET of a small blob, whether it is in memory or not.
 
+use std::os::unix::fs::FileExt;
+
 use bytes::Bytes;
 
-use super::{Engine, Found, NewBlob, Options, READ_CHUNK_BYTES, Storage, SyncMode};
+use super::{Engine, Found, NewBlob, Options, READ_CHUNK_BYTES, Storage, StorageError, SyncMode};
 use crate::model::{Meta, Version};
 
 async fn put(engine: &Engine, name: &str, version: u64, length: usize) {
@@ -64,6 +66,43 @@ async fn a_get_of_a_small_blob_is_one_read_cold_or_warm() {
     let cost =
         costs(&engine, async { assert!(engine.open(&"none".parse().unwrap()).await.unwrap().is_none()) });
     assert_eq!(cost.await, 0, "what is not there needs no read");
+}
+
+#[tokio::test]
+async fn what_is_at_hand_is_small_and_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path(), Options { sync: SyncMode::Never, ..Options::default() }).unwrap();
+    let at_hand = |name: &str| {
+        let found = engine.at_hand(&name.parse().unwrap());
+        found.map(|(info, bytes)| {
+            (info.version, info.length, bytes.len(), bytes.iter().all(|byte| *byte == 7))
+        })
+    };
+    let version = |n| Version::from_parts(n, 1);
+    let chunk = READ_CHUNK_BYTES as usize;
+    for (name, length) in [("none", 0), ("one", 1), ("some", 100_000), ("chunk", chunk)] {
+        put(&engine, name, 1, length).await;
+        let cost = costs(&engine, async {
+            assert_eq!(at_hand(name), Some((version(1), length as u64, length, true)));
+        });
+        assert_eq!(cost.await, 1, "{name}");
+    }
+    put(&engine, "long", 1, 2 * chunk).await;
+    assert_eq!((at_hand("long"), at_hand("missing")), (None, None));
+    put(&engine, "one", 2, 2).await;
+    assert_eq!(at_hand("one"), Some((version(2), 2, 2, true)));
+    engine.delete(&"one".parse().unwrap(), version(3)).await.unwrap();
+    assert_eq!(at_hand("one"), None);
+
+    let entries = engine.shared.index.candidates(engine.shared.hash(b"some"));
+    let entry = entries.iter().next().unwrap();
+    let path = engine.shared.layout.volume(entry.place.volume());
+    let volume = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    volume.write_all_at(&[8], entry.place.offset() + entry.record_bound() - 1_000).unwrap();
+    assert_eq!(at_hand("some"), None);
+    assert!(matches!(engine.open(&"some".parse().unwrap()).await, Err(StorageError::Damaged(_))));
+    volume.write_all_at(&[7], entry.place.offset() + entry.record_bound() - 1_000).unwrap();
+    assert_eq!(at_hand("some"), None, "what was found damaged stays so, whatever a disk says later");
 }
 
 #[tokio::test]

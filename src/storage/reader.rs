@@ -119,13 +119,6 @@ impl Blob for OpenBlob {
         &self.info
     }
 
-    fn at_hand(&self) -> Option<Bytes> {
-        match &self.source {
-            Source::Memory(bytes) => Some(bytes.clone()),
-            Source::Volume { .. } | Source::File(_) => None,
-        }
-    }
-
     async fn read(&self, start: u64, end: u64) -> Result<Bytes, StorageError> {
         if start > end || end > self.info.length {
             let what = format!("{start}..{end} is not inside a blob of {} bytes", self.info.length);

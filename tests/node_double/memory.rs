@@ -122,6 +122,10 @@ impl Storage for Memory {
         Ok(Box::new(Writer { blob, entries, commits, bytes: BytesMut::new(), crc: Crc64::default() }))
     }
 
+    fn at_hand(&self, _key: &Key) -> Option<(BlobInfo, Bytes)> {
+        None
+    }
+
     async fn open(&self, key: &Key) -> Result<Option<Found>, StorageError> {
         let Some(entry) = self.entries.lock().get(key.as_str()).cloned() else { return Ok(None) };
         Ok(Some(match entry {
@@ -253,10 +257,6 @@ struct Stored {
 impl Blob for Stored {
     fn info(&self) -> &BlobInfo {
         &self.info
-    }
-
-    fn at_hand(&self) -> Option<Bytes> {
-        None
     }
 
     async fn read(&self, start: u64, end: u64) -> Result<Bytes, StorageError> {

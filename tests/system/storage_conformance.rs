@@ -101,6 +101,9 @@ async fn gives_back_what_was_put(store: Store) {
             assert_eq!(info.checksum, Checksum::of(&bytes));
             assert_eq!(info.meta.pairs(), [("content-type".to_owned(), format!("type/{n}"))]);
             assert!(read_all(&*blob).await == bytes, "{name}");
+            if let Some((at_hand, all)) = store.at_hand(&key(&name)) {
+                assert!(at_hand == *info && all == bytes, "{name}");
+            }
         }
     }
     assert!(store.open(&key("a")).await.unwrap().is_none());
