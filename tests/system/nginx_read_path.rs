@@ -1,10 +1,14 @@
 //! The read path as shipped: what `nginx-config` writes (the shape of `examples/nginx.conf`), run by a real nginx in front
 //! of real WebDAV servers and of stand-ins that record what reached them.
 
-use std::sync::Arc;
+use std::{
+    io::{Read, Write},
+    sync::Arc,
+};
 
 use backpack::{
     admin::nginx_config::{Options, render},
+    http::RequestId,
     model::{ClusterMap, PoolName, Server, ServerId, Shard, ShardId},
 };
 
@@ -393,10 +397,22 @@ fn a_request_id_is_kept_or_given() {
         sent_on.unwrap()
     };
     assert_eq!(ids_for("abc-1"), "abc-1");
-    for unfit in ["", "a b", &"x".repeat(65)] {
-        let id = ids_for(unfit);
-        assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    let mut ids: Vec<String> = ["", "a b", &"x".repeat(65)].map(ids_for).into();
+    // Two at once on one connection.
+    let mut stream = std::net::TcpStream::connect(front.addr()).unwrap();
+    let gets =
+        "GET /1:k HTTP/1.1\r\nHost: x\r\n\r\nGET /1:k HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(gets.as_bytes()).unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    ids.extend(answers.lines().filter_map(|line| line.strip_prefix("X-Request-Id: ").map(str::to_owned)));
+    assert_eq!(ids.len(), 5, "{answers}");
+    for id in &ids {
+        assert_eq!(RequestId::parse(id).unwrap().as_str(), id, "the servers keep it");
     }
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 5, "{ids:?}");
 }
 
 #[test]
