@@ -4,6 +4,9 @@ use std::process::ExitCode;
 
 use backpack::{admin, daemon, telemetry};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match admin::Cli::from_args(std::env::args_os()) {
         Ok(cli) => cli,

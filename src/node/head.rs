@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use super::conditions;
 use crate::{
-    http::headers::{self, Headers, set},
+    http::headers::{self, Headers},
     model::{Version, range::Span},
     storage::BlobInfo,
 };
@@ -31,7 +31,7 @@ pub fn write_whole(info: &BlobInfo, to: &mut impl Headers) {
 pub fn write_part(info: &BlobInfo, span: Span, to: &mut HeaderMap) {
     write_common(info, span.end - span.start, to);
     let (first, last, length) = (span.start, span.end - 1, info.length);
-    set(to, header::CONTENT_RANGE, format_args!("bytes {first}-{last}/{length}"));
+    to.set(header::CONTENT_RANGE, format_args!("bytes {first}-{last}/{length}"));
 }
 
 fn write_common(info: &BlobInfo, body_bytes: u64, to: &mut impl Headers) {
@@ -46,6 +46,6 @@ pub fn write_not_modified(info: &BlobInfo, to: &mut HeaderMap) {
     write_validators(info.version, to);
     let caching = info.meta.pairs().iter().find(|(name, _)| name == header::CACHE_CONTROL.as_str());
     if let Some((_, value)) = caching {
-        set(to, header::CACHE_CONTROL, value);
+        to.set(header::CACHE_CONTROL, value);
     }
 }

@@ -20,7 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, StatusCode, Uri};
+use http::StatusCode;
 use tokio::{
     io::{AsyncRead, AsyncWriteExt, ReadBuf},
     time::{Instant, Sleep},
@@ -29,7 +29,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 pub use self::write::Head;
 use self::{read::Asked, write::send};
-use super::{Answer, Body, Connection, Handler, Payload, RequestId, Server, linger::Lingering, reply};
+use super::{Answer, Body, Connection, Handler, RequestId, Server, linger::Lingering, reply};
 
 /// What is read at once, on the stack: a connection that waits holds no memory for it. A longer head is hyper's.
 const READ_BYTES: usize = 4 << 10;
@@ -51,12 +51,8 @@ pub enum Reply {
 
 /// Answers a GET without headers as any other request.
 pub async fn as_request(handler: &impl Handler, target: &str, id: &RequestId) -> Reply {
-    let answer = match target.parse::<Uri>() {
-        Ok(uri) => {
-            let mut request = Request::new(Payload::default());
-            *request.uri_mut() = uri;
-            handler.handle(request, id).await
-        }
+    let answer = match read::bare(target) {
+        Ok(request) => handler.handle(request, id).await,
         Err(error) => reply::error(StatusCode::BAD_REQUEST, format_args!("the target is no URI: {error}")),
     };
     Reply::Answer(answer)
@@ -142,11 +138,14 @@ impl Wait<'_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use http::Method;
+    use http::{Method, Request};
     use tokio::io::{AsyncReadExt, DuplexStream};
 
     use super::*;
-    use crate::{http::Limits, telemetry::health::Readiness};
+    use crate::{
+        http::{Limits, Payload},
+        telemetry::health::Readiness,
+    };
 
     impl Connection for DuplexStream {
         fn prepare(&self, _limits: &Limits) {}

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use http::{HeaderName, HeaderValue, Method, Request, Uri};
+use http::{HeaderName, HeaderValue, Method, Request, uri::InvalidUri};
 use httparse::{Header, Status};
 
 use crate::http::{Payload, RequestId};
@@ -94,10 +94,17 @@ fn id(headers: &[Header<'_>]) -> RequestId {
     given.unwrap_or_else(RequestId::fresh)
 }
 
-fn with_headers(target: &str, headers: &[Header<'_>]) -> Option<Request<Payload>> {
+/// A GET without headers.
+pub fn bare(target: &str) -> Result<Request<Payload>, InvalidUri> {
+    let uri = target.parse()?;
     let mut request = Request::new(Payload::default());
     *request.method_mut() = Method::GET;
-    *request.uri_mut() = target.parse::<Uri>().ok()?;
+    *request.uri_mut() = uri;
+    Ok(request)
+}
+
+fn with_headers(target: &str, headers: &[Header<'_>]) -> Option<Request<Payload>> {
+    let mut request = bare(target).ok()?;
     for header in headers {
         let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
         request.headers_mut().append(name, HeaderValue::from_bytes(header.value).ok()?);
