@@ -117,12 +117,17 @@ impl Door {
         self.aside.wait().await;
     }
 
+    /// Nothing more is sent to the disk for now.
+    fn is_shut(&self) -> bool {
+        self.stuck.load(Relaxed) >= MAX_STUCK || self.aside.len() >= MAX_ASIDE
+    }
+
     /// Does the work if the disk may answer, and waits for it no longer than the deadline. How many wait says nothing of the disk.
     async fn pass<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl Future<Output = Result<T, StorageError>> + Send + 'static,
     ) -> Result<T, StorageError> {
-        if self.stuck.load(Relaxed) >= MAX_STUCK || self.aside.len() >= MAX_ASIDE {
+        if self.is_shut() {
             return Err(StorageError::Hung(self.deadline));
         }
         let mut work: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(work);
@@ -176,7 +181,8 @@ impl Storage for Guarded {
     }
 
     fn at_hand(&self, key: &Key) -> Option<(BlobInfo, Bytes)> {
-        self.storage.at_hand(key)
+        // What is in memory could be had, but whoever asks in different ways should be told the same.
+        if self.reads.is_shut() { None } else { self.storage.at_hand(key) }
     }
 
     async fn open(&self, key: &Key) -> Result<Option<Found>, StorageError> {

@@ -9,7 +9,10 @@ use std::{
     path::Path,
 };
 
-use rustix::{fs::FallocateFlags, io::Errno};
+use rustix::{
+    fs::{FallocateFlags, OFlags, fcntl_getfl, fcntl_setfl},
+    io::Errno,
+};
 
 #[cfg(test)]
 use super::power_cut::recorder::{Change, through};
@@ -32,12 +35,24 @@ macro_rules! change {
 
 /// Opens a file that is there, for reading and for changing it.
 pub fn open(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).open(path)
+    File::options().read(true).write(true).open(path).map(without_access_time)
 }
 
 /// Makes a file that is not there yet.
 pub fn create_new(path: &Path) -> io::Result<File> {
-    change!(Change::Create(path), File::options().read(true).write(true).create_new(true).open(path))
+    let options = || File::options().read(true).write(true).create_new(true).open(path);
+    change!(Change::Create(path), options().map(without_access_time))
+}
+
+/// Has the system not note when the file was read: the first read after each write would be a write too, and one of what is in
+/// memory might have to wait for the disk.
+pub fn without_access_time(file: File) -> File {
+    // Only its owner may; for others it is as it always was.
+    let set = fcntl_getfl(&file).and_then(|flags| fcntl_setfl(&file, flags | OFlags::NOATIME));
+    if let Err(error) = set {
+        tracing::debug!(%error, "it is noted when a file is read");
+    }
+    file
 }
 
 /// Opens a file as it is, or makes it.
@@ -155,6 +170,15 @@ mod tests {
     use std::{cell::RefCell, os::unix::fs::FileExt};
 
     use super::*;
+
+    #[test]
+    fn it_is_not_noted_when_a_file_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let is_quiet = |file: File| fcntl_getfl(&file).unwrap().contains(OFlags::NOATIME);
+        assert!(is_quiet(create_new(&path).unwrap()) && is_quiet(open(&path).unwrap()));
+        assert!(!is_quiet(File::open(&path).unwrap()));
+    }
 
     #[test]
     fn what_the_system_writes_in_pieces_is_written_whole() {

@@ -241,10 +241,9 @@ impl Storage for Engine {
     fn at_hand(&self, key: &Key) -> Option<(BlobInfo, Bytes)> {
         let Shared { index, volumes, reads, damage, .. } = &*self.shared;
         let hash = self.shared.hash(key.as_str().as_bytes());
-        let is_sound = |place| damage.wrong(place).is_none();
         let candidates = index.candidates(hash);
-        let mut sound = candidates.iter().filter(|entry| is_sound(entry.place));
-        sound.find_map(|entry| at_hand(entry, volumes, reads, key.as_str().as_bytes()))
+        let mut likely = candidates.iter().filter(|entry| !damage.is_known(entry.place));
+        likely.find_map(|entry| at_hand(entry, volumes, reads, key.as_str().as_bytes()))
     }
 
     async fn open(&self, key: &Key) -> Result<Option<Found>, StorageError> {

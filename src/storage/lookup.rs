@@ -172,7 +172,7 @@ pub fn at_hand(entry: &Entry, volumes: &Volumes, reads: &Reads, key: &[u8]) -> O
     let head = Head::decode(record.as_ref(), &volume.seal, entry.place.offset()).ok()?;
     let span = head.length()..usize::try_from(head.record_length()).ok()?;
     let data = record.as_ref().get(span.clone())?;
-    if head.key != key || Checksum::of(data) != head.checksum {
+    if head.kind != Kind::Blob || head.key != key || Checksum::of(data) != head.checksum {
         return None;
     }
     let Head { version, checksum, .. } = head;

@@ -18,7 +18,10 @@ use rustix::{
     io::{Errno, ReadWriteFlags},
 };
 
-use super::buffers::{Buffer, Buffers};
+use super::{
+    buffers::{Buffer, Buffers},
+    disk::without_access_time,
+};
 
 /// Reads for requests, counted by whether they had to wait for the disk.
 #[derive(Debug, Default)]
@@ -62,11 +65,14 @@ impl Reads {
     /// Opens a file for reading.
     pub async fn open(&self, path: PathBuf) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        if let Ok(file) = openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::CACHED) {
-            return Ok(file.into());
-        }
-        // Its name is not in memory, or it is not there, or a system that cannot tell.
-        tokio::task::spawn_blocking(move || File::open(path)).await.map_err(io::Error::other)?
+        let file = match openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::CACHED) {
+            Ok(file) => file.into(),
+            // Its name is not in memory, or it is not there, or a system that cannot tell.
+            Err(_) => {
+                tokio::task::spawn_blocking(move || File::open(path)).await.map_err(io::Error::other)??
+            }
+        };
+        Ok(without_access_time(file))
     }
 
     /// How many reads found everything in memory, and how many went to the disk.
@@ -85,7 +91,7 @@ pub fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> usize {
         match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
             Ok(read) => return read,
             Err(Errno::INTR) => {}
-            // It cannot tell, but has nothing anywhere else.
+            // It cannot tell, but has everything in memory, unless it was swapped out: then we wait.
             Err(Errno::OPNOTSUPP) if is_on_tmpfs(file) => {
                 return read_full(file, buffer, offset).unwrap_or(0);
             }

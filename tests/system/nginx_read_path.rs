@@ -407,6 +407,11 @@ fn a_request_id_is_kept_or_given() {
     stream.read_to_string(&mut answers).unwrap();
     ids.extend(answers.lines().filter_map(|line| line.strip_prefix("X-Request-Id: ").map(str::to_owned)));
     assert_eq!(ids.len(), 5, "{answers}");
+    // Time, connection, request: so that no two are the same, however close they are.
+    let parts = |id: &String| id.split('-').map(str::to_owned).collect::<Vec<_>>();
+    let (first, second) = (parts(&ids[3]), parts(&ids[4]));
+    assert_eq!((first.len(), &first[1], &*first[2], &*second[2]), (3, &second[1], "1", "2"), "{ids:?}");
+    assert!(ids[..3].iter().all(|id| parts(id)[1] != first[1]), "{ids:?}");
     for id in &ids {
         assert_eq!(RequestId::parse(id).unwrap().as_str(), id, "the servers keep it");
     }

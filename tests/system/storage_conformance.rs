@@ -58,7 +58,12 @@ async fn delete(store: &Store, name: &str, n: u64) -> Written {
 
 async fn open(store: &Store, name: &str) -> Box<dyn Blob> {
     match store.open(&key(name)).await.unwrap() {
-        Some(Found::Blob(blob)) => blob,
+        Some(Found::Blob(blob)) => {
+            if let Some((info, bytes)) = store.at_hand(&key(name)) {
+                assert!(info == *blob.info() && bytes == read_all(&*blob).await, "{name}");
+            }
+            blob
+        }
         Some(Found::Tombstone(version)) => panic!("{name} was deleted by {version}"),
         None => panic!("{name} is not there"),
     }
@@ -75,7 +80,10 @@ async fn read_all(blob: &dyn Blob) -> Vec<u8> {
 
 async fn tombstone(store: &Store, name: &str) -> Version {
     match store.open(&key(name)).await.unwrap() {
-        Some(Found::Tombstone(version)) => version,
+        Some(Found::Tombstone(version)) => {
+            assert!(store.at_hand(&key(name)).is_none(), "{name}");
+            version
+        }
         Some(Found::Blob(_)) => panic!("{name} is a blob"),
         None => panic!("{name} is not there"),
     }
@@ -101,9 +109,6 @@ async fn gives_back_what_was_put(store: Store) {
             assert_eq!(info.checksum, Checksum::of(&bytes));
             assert_eq!(info.meta.pairs(), [("content-type".to_owned(), format!("type/{n}"))]);
             assert!(read_all(&*blob).await == bytes, "{name}");
-            if let Some((at_hand, all)) = store.at_hand(&key(&name)) {
-                assert!(at_hand == *info && all == bytes, "{name}");
-            }
         }
     }
     assert!(store.open(&key("a")).await.unwrap().is_none());

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::open;
 use crate::{
     model::{Meta, Version},
-    storage::{Engine, Found, NewBlob, OpenError, Options, Storage, StorageError, SyncMode},
+    storage::{BlobInfo, Engine, Found, NewBlob, OpenError, Options, Storage, StorageError, SyncMode},
 };
 
 const KEYS: u64 = 200;
@@ -77,13 +77,27 @@ async fn put(storage: &dyn Storage, name: &str, version: u64) -> Result<(), Stor
 }
 
 async fn get(storage: &dyn Storage, name: &str) -> Result<Option<(u64, bool)>, StorageError> {
+    let at_hand = storage.at_hand(&name.parse().unwrap());
+    let at_hand =
+        at_hand.map(|(info, bytes)| (info.version.unix_ms(), bytes == name_and_version(name, &info)));
+    let held = held(storage, name).await?;
+    // Where the file system can tell what is in memory.
+    assert!(at_hand.is_none() || at_hand == held, "{name}: {at_hand:?} {held:?}");
+    Ok(held)
+}
+
+fn name_and_version(name: &str, info: &BlobInfo) -> String {
+    format!("{name} {}", info.version.unix_ms())
+}
+
+async fn held(storage: &dyn Storage, name: &str) -> Result<Option<(u64, bool)>, StorageError> {
     Ok(match storage.open(&name.parse().unwrap()).await? {
         None => None,
         Some(Found::Tombstone(version)) => Some((version.unix_ms(), false)),
         Some(Found::Blob(blob)) => {
             let info = blob.info();
             let body = blob.read(0, info.length).await?;
-            assert_eq!(body, format!("{name} {}", info.version.unix_ms()));
+            assert_eq!(body, name_and_version(name, info));
             Some((info.version.unix_ms(), true))
         }
     })
