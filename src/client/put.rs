@@ -1,8 +1,12 @@
 //! PUT of one blob to one server.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -51,12 +55,18 @@ pub struct Stored {
     pub checksum: Option<Checksum>,
 }
 
-/// A body fed part by part: [`PutBody::channel`]. Dropped without [`PutSender::end`], the request is broken off and
-/// the server discards it.
+/// A body of which it is known how much the connection took: fed part by part ([`PutBody::channel`]; dropped without
+/// [`PutSender::end`], the request is broken off and the server discards it), or all there ([`PutBody::whole`]).
 pub struct PutBody {
-    parts: mpsc::Receiver<Part>,
+    parts: Parts,
     length: Option<u64>,
     taken: Arc<AtomicU64>,
+}
+
+enum Parts {
+    Fed(mpsc::Receiver<Part>),
+    /// All bytes, until they are taken.
+    Whole(Option<Bytes>),
 }
 
 enum Part {
@@ -89,7 +99,16 @@ impl PutBody {
     pub fn channel(length: Option<u64>) -> (PutSender, Body) {
         let (sender, parts) = mpsc::channel(PARTS_IN_FLIGHT);
         let taken = Arc::<AtomicU64>::default();
-        (PutSender { parts: sender, taken: Arc::clone(&taken) }, Body::stream(Self { parts, length, taken }))
+        let body = Self { parts: Parts::Fed(parts), length, taken: Arc::clone(&taken) };
+        (PutSender { parts: sender, taken }, Body::stream(body))
+    }
+
+    /// A body that is all there.
+    pub fn whole(bytes: Bytes) -> (BytesTaken, Body) {
+        let length = Some(bytes.len() as u64);
+        let taken = Arc::<AtomicU64>::default();
+        let parts = Parts::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()));
+        (BytesTaken(Arc::clone(&taken)), Body::stream(Self { parts, length, taken }))
     }
 }
 
@@ -116,10 +135,14 @@ impl http_body::Body for PutBody {
     type Error = BoxError;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
-        self.parts.poll_recv(cx).map(|part| match part {
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
+        let part = match &mut self.parts {
+            Parts::Fed(parts) => ready!(parts.poll_recv(cx)),
+            Parts::Whole(bytes) => Some(bytes.take().map_or(Part::End, Part::Bytes)),
+        };
+        Poll::Ready(match part {
             Some(Part::Bytes(bytes)) => {
                 self.taken.fetch_add(bytes.len() as u64, Relaxed);
                 Some(Ok(http_body::Frame::data(bytes)))
@@ -204,5 +227,32 @@ fn read_stored(status: StatusCode, from: &HeaderMap) -> Stored {
         clock: headers::get(from, headers::CLOCK),
         replaced: headers::get(from, headers::REPLACED).unwrap_or(0),
         checksum: headers::get(from, headers::CHECKSUM),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    fn next(body: &mut Body) -> Option<Bytes> {
+        use http_body::Body as _;
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())) else {
+            panic!("it waits")
+        };
+        frame.map(|frame| frame.unwrap().into_data().unwrap())
+    }
+
+    #[test]
+    fn a_whole_body_counts_when_it_is_taken_and_not_before() {
+        use http_body::Body as _;
+        let (taken, mut body) = PutBody::whole(Bytes::from_static(b"blob"));
+        assert_eq!((taken.get(), body.size_hint().exact()), (0, Some(4)));
+        assert_eq!((next(&mut body).as_deref(), taken.get()), (Some(&b"blob"[..]), 4));
+        assert_eq!((next(&mut body), next(&mut body), taken.get()), (None, None, 4));
+
+        let (taken, mut body) = PutBody::whole(Bytes::new());
+        assert_eq!((body.size_hint().exact(), next(&mut body), taken.get()), (Some(0), None, 0));
     }
 }

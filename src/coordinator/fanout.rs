@@ -234,8 +234,12 @@ impl<'a> Fanout<'a> {
             checksum: source.has_ended().then(|| source.checksum()),
             conditions: self.blob.conditions.clone(),
         };
-        let id = server.id.clone();
-        running.start(server, head);
+        let whole = source.whole();
+        let (id, is_fed) = (server.id.clone(), whole.is_none());
+        running.start(server, head, whole);
+        if !is_fed {
+            return Ok(());
+        }
         let mut position = 0;
         while let Some(bytes) = source.replay_from(position).await? {
             position += bytes.len() as u64;

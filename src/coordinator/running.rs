@@ -1,4 +1,5 @@
-//! The requests of one upload on their way to the servers of a shard: fed at once, watched for being late, settled as they end.
+//! The requests of one upload on their way to the servers of a shard: given the whole body or fed, watched for being late, settled as
+//! they end.
 
 use std::{
     sync::Arc,
@@ -100,10 +101,22 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Sends the head of a request; the body is fed.
-    pub(super) fn start(&mut self, server: Arc<Server>, head: PutHead) {
-        let fanout = self.fanout;
-        let (sender, body) = PutBody::channel(head.length);
+    /// Begins a request, with the whole body if that is there; otherwise it is fed.
+    pub(super) fn start(&mut self, server: Arc<Server>, head: PutHead, whole: Option<Bytes>) {
+        let (fanout, now) = (self.fanout, Instant::now());
+        let (mut lag, whole_since) = (Lag::default(), whole.is_some().then_some(now));
+        let (sender, taken, body) = match whole {
+            Some(bytes) => {
+                lag.begin(now);
+                let (taken, body) = PutBody::whole(bytes);
+                (None, taken, body)
+            }
+            None => {
+                let (sender, body) = PutBody::channel(head.length);
+                let taken = sender.taken();
+                (Some(sender), taken, body)
+            }
+        };
         let (cut, is_cut) = oneshot::channel();
         let target = Arc::clone(&server);
         let in_flight = fanout.fleet.begin(&server.id, Door::Write);
@@ -116,9 +129,8 @@ impl<'a> Running<'a> {
             Outcome { server: target, had_length: head.length.is_some(), result }
         };
         self.puts.push(Box::pin(put));
-        let (taken, lag) = (sender.taken(), Lag::default());
-        let (sender, cut) = (Some(sender), Some(cut));
-        self.going.push(Going { server, sender, taken, lag, whole: None, late: false, cut });
+        let cut = Some(cut);
+        self.going.push(Going { server, sender, taken, lag, whole: whole_since, late: false, cut });
     }
 
     /// Whether any request did not end yet.

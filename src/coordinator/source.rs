@@ -185,6 +185,15 @@ impl Source {
         Ok(())
     }
 
+    /// All of a body that ended, if it is there in one piece.
+    pub fn whole(&self) -> Option<Bytes> {
+        match self.replay.as_ref().filter(|_| self.ended)?.parts() {
+            [] => Some(Bytes::new()),
+            [all] => Some(all.clone()),
+            _ => None,
+        }
+    }
+
     /// Hands out again what was handed out, part by part: give the number of bytes replayed so far; `None` when all
     /// was replayed.
     pub async fn replay_from(&mut self, position: u64) -> Result<Option<Bytes>, SourceError> {
