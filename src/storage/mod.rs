@@ -6,7 +6,7 @@
 //! - `record`, `pairs`, `blocks`, `whole`: the format, pure (`docs/format.md` draws it)
 //! - `disk`: every change to the file system; `layout`, `volume`, `append`, `reserve`, `doomed`, `scan`: files
 //! - `slot`, `table`, `index`, `lookup`, `decide`, `damage`, `damaged`, `totals`: what is where, and which write of a key stays
-//! - `body`, `file_body`, `budget`, `commit`, `queue`, `writer`, `health`: writing
+//! - `body`, `file_body`, `budget`, `commit`, `queue`, `writer`, `answer`, `health`: writing
 //! - `reader`, `buffers`, `pread`, `list`: reading; `keys`: all keys in order, for listings
 //! - `verify`: whether what is stored is what was written; `pace`: how background threads are held and slowed down
 //! - `compact`, `rewrite`, `tombstones`: giving back space; `scrub`, `scrub_work`, `scrub_state`, `gentle`: finding damage
@@ -15,6 +15,7 @@
 //! - `disk_set`: several engines, each on a disk of its own, as one
 //! - [`Inspection`] (`inspect`, `inspect_verify`): a directory seen from outside, by tools; `offline`: what they do to one
 
+mod answer;
 mod append;
 mod blocks;
 mod body;

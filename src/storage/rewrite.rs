@@ -19,7 +19,9 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{
-    StorageError, SyncMode, disk,
+    SyncMode,
+    answer::{Answer, Awaited},
+    disk,
     index::{Entry, Place},
     pread::{is_unreadable, read_full},
     record::{Head, Kind},
@@ -27,7 +29,7 @@ use super::{
     shared::Shared,
     verify::Wrong,
     volume::{SUPERBLOCK_BYTES, Superblock, Volume},
-    writer::{Done, Forget, Job, Request},
+    writer::{Forget, Job, Request},
 };
 use crate::model::{Checksum, Key};
 
@@ -78,13 +80,11 @@ pub fn rewrite(shared: &Shared, number: u32, go_on: GoOn<'_>) -> Result<Rewritte
     Ok(Rewritten { moved_bytes: rewrite.moved_bytes, removed_bytes: volume.end() })
 }
 
-type Answer = oneshot::Receiver<Result<Done, StorageError>>;
-
 struct Rewrite<'a> {
     shared: &'a Shared,
     volume: &'a Arc<Volume>,
     /// Records to be handed to the writer, and where it answers.
-    chunk: Vec<(Request, Answer)>,
+    chunk: Vec<(Request, Awaited)>,
     chunk_bytes: u64,
     moved_bytes: u64,
     /// What goes with the volume, with the hash of its key.
@@ -150,13 +150,13 @@ impl Rewrite<'_> {
     }
 
     /// The record as a write of its own. Its bytes are verified first.
-    fn request(&self, hash: u64, entry: Entry, head: &Head<'_>) -> Result<(Request, Answer), Stop> {
+    fn request(&self, hash: u64, entry: Entry, head: &Head<'_>) -> Result<(Request, Awaited), Stop> {
         let key = std::str::from_utf8(head.key).ok().and_then(|text| text.parse::<Key>().ok());
         let Some(key) = key else {
             return Err(Stop::LeaveAlone(format!("{:?} has a key that cannot be written", entry.place)));
         };
         let data = self.data(hash, entry, head)?;
-        let (answer, done) = oneshot::channel();
+        let (answer, done) = Answer::to_me();
         let request = Request {
             hash,
             key,

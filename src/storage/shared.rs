@@ -10,10 +10,11 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use super::{
     StorageError, SyncMode,
+    answer::Answer,
     budget::Budget,
     compact::{self, Compaction},
     damage::Damage,
@@ -185,14 +186,11 @@ impl Shared {
     /// Hands a write to the writer and waits until it is durable.
     pub async fn submit(
         &self,
-        request: impl FnOnce(
-            tokio::sync::OwnedSemaphorePermit,
-            oneshot::Sender<Result<Done, StorageError>>,
-        ) -> Request,
+        request: impl FnOnce(tokio::sync::OwnedSemaphorePermit, Answer) -> Request,
     ) -> Result<Done, StorageError> {
         let closed = || StorageError::ReadOnly("it is closed".to_owned());
         let permit = self.places.clone().acquire_owned().await.map_err(|_| closed())?;
-        let (answer, done) = oneshot::channel();
+        let (answer, done) = Answer::to_me();
         self.queue.push(Job::Write(request(permit, answer))).map_err(|_| closed())?;
         done.await.map_err(|_| closed())?
     }

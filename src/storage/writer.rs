@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     Before, StorageError, SyncMode,
+    answer::{self, Answer},
     append::{AppendError, Tail},
     budget::Reservation,
     decide::{Verdict, decide},
@@ -77,7 +78,7 @@ pub struct Request {
     /// needs none.
     pub _permit: Option<OwnedSemaphorePermit>,
     /// Who waits.
-    pub answer: oneshot::Sender<Result<Done, StorageError>>,
+    pub answer: Answer,
 }
 
 /// What a write did.
@@ -131,8 +132,7 @@ impl Request {
     }
 
     fn refuse(self, error: StorageError) {
-        // Whoever does not wait any more does not need to know.
-        let _ = self.answer.send(Err(error));
+        self.answer.give(Err(error));
     }
 }
 
@@ -287,7 +287,7 @@ impl Writer {
                 let old = Some(Current { entry, facts: None, file: None });
                 return Some(Accepted { request, old, before: Before::Nothing });
             }
-            let _ = request.answer.send(Ok(Done { before: Before::Newer(request.version), stale: None }));
+            request.answer.give(Ok(Done { before: Before::Newer(request.version), stale: None }));
             return None;
         }
         let key = request.key.as_str().as_bytes();
@@ -297,7 +297,7 @@ impl Writer {
             Verdict::Write(before) => Some(Accepted { request, old, before }),
             Verdict::Newer(version) => {
                 let done = Done { before: Before::Newer(version), stale: request.doomed };
-                let _ = request.answer.send(Ok(done));
+                request.answer.give(Ok(done));
                 None
             }
         }
@@ -339,7 +339,8 @@ impl Writer {
                 let answered = group.iter().filter(|item| item.request.moved.is_none()).count();
                 self.expect_again(answered, started.elapsed());
                 self.show(&group, &places);
-                group.into_iter().zip(places).for_each(|(item, place)| self.answer(item, place));
+                let counted = group.into_iter().zip(places).map(|(item, place)| self.count(item, place));
+                answer::all(counted.collect());
             }
             // Not all fit: as many as do, one by one.
             Err(Failure::Full) if group.len() > 1 => {
@@ -454,8 +455,8 @@ impl Writer {
         });
     }
 
-    /// Counts a write that is visible, and answers it.
-    fn answer(&self, item: Accepted, place: Place) {
+    /// Counts a write that is visible. What is to be said of it, and to whom.
+    fn count(&self, item: Accepted, place: Place) -> (Answer, Done) {
         let Accepted { mut request, old, before } = item;
         let shared = &self.shared;
         let entry = request.entry(place);
@@ -464,8 +465,7 @@ impl Writer {
             shared.volumes.now_dead(old.entry.place, old.entry.record_bound());
         }
         if request.moved.is_some() {
-            let _ = request.answer.send(Ok(Done { before, stale: None }));
-            return;
+            return (request.answer, Done { before, stale: None });
         }
         shared.totals.replace(request.counted(), old.map(|old| old.counted()));
         if request.kind != Kind::Tombstone {
@@ -475,7 +475,7 @@ impl Writer {
             file.keep();
         }
         let stale = old.and_then(|old| old.file).map(|file| Doomed::new(shared.layout.blob(file.id)));
-        let _ = request.answer.send(Ok(Done { before, stale }));
+        (request.answer, Done { before, stale })
     }
 
     /// Leaves a clean point and the index, so that the next start has nothing to verify and no records to read.
