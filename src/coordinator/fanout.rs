@@ -235,9 +235,9 @@ impl<'a> Fanout<'a> {
             conditions: self.blob.conditions.clone(),
         };
         let whole = source.whole();
-        let (id, is_fed) = (server.id.clone(), whole.is_none());
+        let (id, is_whole) = (server.id.clone(), whole.is_some());
         running.start(server, head, whole);
-        if !is_fed {
+        if is_whole {
             return Ok(());
         }
         let mut position = 0;

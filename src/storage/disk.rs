@@ -40,8 +40,8 @@ pub fn open(path: &Path) -> io::Result<File> {
 
 /// Makes a file that is not there yet.
 pub fn create_new(path: &Path) -> io::Result<File> {
-    let options = || File::options().read(true).write(true).create_new(true).open(path);
-    change!(Change::Create(path), options().map(without_access_time))
+    let create = || File::options().read(true).write(true).create_new(true).open(path);
+    change!(Change::Create(path), create().map(without_access_time))
 }
 
 /// Has the system not note when the file was read: the first read after each write would be a write too, and one of what is in

@@ -135,9 +135,8 @@ async fn fetch_once(
             moved = true;
             continue;
         };
-        // What lies behind the record is read with it, but the page cache cannot tell that nothing does.
-        let length = length.min(volume.end().saturating_sub(entry.place.offset()));
-        let buffer = match reads.read(&volume.file, length as usize, entry.place.offset()).await {
+        let length = volume.within(entry.place.offset(), length);
+        let buffer = match reads.read(&volume.file, length, entry.place.offset()).await {
             Ok(buffer) => buffer,
             Err(error) if is_unreadable(&error) => {
                 unreadable = Some(entry.place);
@@ -167,8 +166,8 @@ pub fn at_hand(entry: &Entry, volumes: &Volumes, reads: &Reads, key: &[u8]) -> O
         return None;
     }
     let volume = volumes.get(entry.place.volume())?;
-    let length = length.min(volume.end().saturating_sub(entry.place.offset()));
-    let record = reads.cached(&volume.file, length as usize, entry.place.offset())?;
+    let length = volume.within(entry.place.offset(), length);
+    let record = reads.cached(&volume.file, length, entry.place.offset())?;
     let head = Head::decode(record.as_ref(), &volume.seal, entry.place.offset()).ok()?;
     let span = head.length()..usize::try_from(head.record_length()).ok()?;
     let data = record.as_ref().get(span.clone())?;
@@ -271,8 +270,8 @@ async fn facts_for_task(
 ) -> Option<Option<Facts>> {
     let volume = volumes.get(entry.place.volume())?;
     let offset = entry.place.offset();
-    let length = u64::from(entry.head_bound).min(volume.end().saturating_sub(offset));
-    let bytes = reads.read(&volume.file, length as usize, offset).await.ok()?;
+    let length = volume.within(offset, entry.head_bound.into());
+    let bytes = reads.read(&volume.file, length, offset).await.ok()?;
     let head = Head::decode(bytes.as_ref(), &volume.seal, offset).ok()?;
     Some((head.key == key).then(|| Facts::of(&head)))
 }

@@ -148,6 +148,12 @@ impl Volume {
         self.end.load(Ordering::Acquire)
     }
 
+    /// How many of so many bytes from there on belong to records: what lies behind may be read too, but the page cache cannot tell that
+    /// it is nothing.
+    pub fn within(&self, offset: u64, length: u64) -> usize {
+        length.min(self.end().saturating_sub(offset)) as usize
+    }
+
     /// Records up to there are durable now.
     pub fn set_end(&self, end: u64) {
         self.end.store(end, Ordering::Release);
