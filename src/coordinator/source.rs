@@ -1,7 +1,8 @@
 //! The body of one upload on its way through: read part by part, verified, with its beginning kept for a replay.
 //!
 //! The last part is held back until the whole body is known to be right, so a server never gets the last byte of a
-//! wrong or broken-off body, and such a blob never becomes visible. Of a small body no server gets a byte before.
+//! wrong or broken-off body, and such a blob never becomes visible. Of a small body no server gets a byte before. Where the
+//! length was not announced any part may be the last, so each is held back until the next one comes.
 
 use std::path::Path;
 
@@ -41,6 +42,7 @@ pub struct Source {
     verifier: Option<Verifier>,
     crc: Crc64,
     length: u64,
+    /// May be the last part.
     held: Option<Bytes>,
     ended: bool,
     /// All parts handed out so far, as long as all of them can be kept.
@@ -135,8 +137,10 @@ impl Source {
             match self.body.next().await? {
                 Some(bytes) => {
                     self.take_in(&bytes);
-                    if let Some(before) = self.held.replace(bytes) {
-                        return Ok(Some(self.hand_out(before)));
+                    let may_be_last = self.body.announced().is_none_or(|length| self.length == length);
+                    let next = if may_be_last { self.held.replace(bytes) } else { Some(bytes) };
+                    if let Some(part) = next {
+                        return Ok(Some(self.hand_out(part)));
                     }
                 }
                 None => {

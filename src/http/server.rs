@@ -55,9 +55,10 @@ impl Default for Limits {
 /// proxies' headers.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// Bytes read of one connection at once. A part of a body that is kept (the coordinator keeps the first ones of an upload)
-/// holds on to the whole buffer it was read into, and hyper's own limit is 400 KiB.
-const BUFFER_BYTES: usize = 16 * 1024;
+/// Bytes read of one connection at once: a blob of 16 KiB with the head before it, else it comes in two parts, of which one
+/// whole is made. A part of a body that is kept (the coordinator keeps the first ones of an upload) holds on to the whole
+/// buffer it was read into, and hyper's own limit is 400 KiB.
+const BUFFER_BYTES: usize = 20 * 1024;
 
 /// After a failed accept (no file descriptors left) there is no use in trying at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

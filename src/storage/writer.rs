@@ -43,6 +43,9 @@ const MAX_BATCH: usize = 512;
 const PATIENCE: u32 = 4;
 /// And by no more than this, however slow the disk was.
 const MAX_PATIENCE: Duration = Duration::from_millis(5);
+/// In less nobody is back: 64 clients need about so long for their next uploads. So where a sync takes less than 4 ms, nobody is
+/// waited for (docs/performance.md).
+const MIN_PATIENCE: Duration = Duration::from_millis(1);
 /// After this many volumes in a row that took no write, the disk is given up.
 const MAX_FAILED_VOLUMES: u32 = 2;
 
@@ -248,10 +251,10 @@ impl Writer {
     /// Those who were just answered are likely to come again at once. Without waiting for them they and those who came
     /// during the sync would take turns, each half of them with a sync of its own.
     fn expect_again(&mut self, written: usize, took: Duration) {
-        if self.shared.options.sync == SyncMode::Group {
-            self.expected = written + self.shared.queue.len();
-            self.expected_until = Instant::now() + (took / PATIENCE).min(MAX_PATIENCE);
-        }
+        let patience = (took / PATIENCE).min(MAX_PATIENCE);
+        let pays = self.shared.options.sync == SyncMode::Group && patience >= MIN_PATIENCE;
+        self.expected = if pays { written + self.shared.queue.len() } else { 0 };
+        self.expected_until = Instant::now() + patience;
     }
 
     fn durable(&self) -> bool {

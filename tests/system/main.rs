@@ -22,6 +22,7 @@ mod cluster_walkthrough;
 mod cluster_worse;
 mod coordinator;
 mod coordinator_support;
+mod coordinator_versions;
 mod coordinator_zookeeper;
 mod nginx_read_path;
 mod node_bad_input;

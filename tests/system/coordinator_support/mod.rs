@@ -33,6 +33,11 @@ use crate::support::{
     wait::{START_WITHIN, eventually},
 };
 
+/// Bytes in which none is where another one could be.
+pub fn body(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i * 31 % 251) as u8).collect()
+}
+
 /// What stands behind a server of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Member {
