@@ -110,28 +110,42 @@ const MAX_MESSAGE_BYTES: usize = 300;
 /// Sorts an answer that is no success, reading a little of its body for the message.
 pub(super) async fn from_answer(response: Response<Incoming>) -> ServerError {
     let status = response.status();
-    match status {
-        StatusCode::NOT_FOUND | StatusCode::GONE => return ServerError::Missing,
-        StatusCode::LENGTH_REQUIRED => return ServerError::NeedsLength,
-        StatusCode::PRECONDITION_FAILED => return ServerError::Precondition,
-        StatusCode::INSUFFICIENT_STORAGE => return ServerError::Full,
-        StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED | StatusCode::IM_A_TEAPOT => {
-            return ServerError::Unsupported(status.as_u16());
-        }
-        _ => {}
-    }
-    let message = read_message(response).await;
-    match status.as_u16() {
-        422 => ServerError::WrongBytes(message),
-        status @ (408 | 429 | 500 | 502 | 503 | 504) => ServerError::NotReady { status, message },
-        status => ServerError::Refused { status, message },
+    match without_words(status) {
+        Some(error) => error,
+        None => from_status(status, &read_message(response).await),
     }
 }
 
-/// For a server's words to come, once its status did.
-const MESSAGE_WITHIN: Duration = Duration::from_secs(1);
+/// Sorts an answer that is no success, and began with these words.
+pub(super) fn from_status(status: StatusCode, words: &[u8]) -> ServerError {
+    without_words(status).unwrap_or_else(|| {
+        let message = message(words);
+        match status.as_u16() {
+            422 => ServerError::WrongBytes(message),
+            status @ (408 | 429 | 500 | 502 | 503 | 504) => ServerError::NotReady { status, message },
+            status => ServerError::Refused { status, message },
+        }
+    })
+}
 
-async fn read_message(response: Response<Incoming>) -> String {
+/// What a status says by itself.
+fn without_words(status: StatusCode) -> Option<ServerError> {
+    Some(match status {
+        StatusCode::NOT_FOUND | StatusCode::GONE => ServerError::Missing,
+        StatusCode::LENGTH_REQUIRED => ServerError::NeedsLength,
+        StatusCode::PRECONDITION_FAILED => ServerError::Precondition,
+        StatusCode::INSUFFICIENT_STORAGE => ServerError::Full,
+        StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED | StatusCode::IM_A_TEAPOT => {
+            ServerError::Unsupported(status.as_u16())
+        }
+        _ => return None,
+    })
+}
+
+/// For a server's words to come, once its status did.
+pub(super) const MESSAGE_WITHIN: Duration = Duration::from_secs(1);
+
+async fn read_message(response: Response<Incoming>) -> Vec<u8> {
     let mut body = response.into_body();
     let mut bytes = Vec::new();
     let read = async {
@@ -143,7 +157,11 @@ async fn read_message(response: Response<Incoming>) -> String {
     };
     // What came in time has to do.
     let _ = tokio::time::timeout(MESSAGE_WITHIN, read).await;
-    let text = String::from_utf8_lossy(&bytes);
+    bytes
+}
+
+fn message(words: &[u8]) -> String {
+    let text = String::from_utf8_lossy(words);
     let said = serde_json::from_str::<serde_json::Value>(&text).ok();
     let said = said.as_ref().and_then(|said| said.get("error")?.as_str()).unwrap_or(&text);
     let plain = said.trim().replace(char::is_control, " ");

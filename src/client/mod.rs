@@ -5,20 +5,24 @@
 //! - [`listing`]: what a server holds
 //! - [`copy`]: one blob from a server to another; `transfer`: its bytes; `pace`: at which rate
 //! - [`error`]: what can go wrong, by what the caller should do about it
-//! - `socket`: the connections; `watched`: bodies on their way
+//! - `socket`: how connections are opened. Uploads go without hyper: `exchange`: one on a connection; `pool`: the connections;
+//!   `upload`: its body; `answer`: what the server says
 
+mod answer;
 pub mod copy;
 pub mod delete;
 pub mod error;
+mod exchange;
 pub mod get;
 pub mod listing;
 pub mod look;
 mod pace;
+mod pool;
 pub mod put;
 mod socket;
 pub mod stats;
 mod transfer;
-mod watched;
+mod upload;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -32,7 +36,10 @@ use hyper_util::{
 };
 use parking_lot::RwLock;
 
-use self::socket::{Answers, Connector};
+use self::{
+    pool::Pool,
+    socket::{Answers, Connector},
+};
 
 pub use copy::{Copied, CopyError, CopyPlan, Pace, Unpaced};
 pub use error::ServerError;
@@ -75,8 +82,7 @@ const IDLE: Duration = Duration::from_secs(4);
 /// Idle connections kept to one server.
 const IDLE_PER_SERVER: usize = 128;
 
-/// Bytes buffered of one connection in each direction: a blob of 16 KiB comes with its head in one piece. With bodies of many
-/// uploads open at once this is most of the memory.
+/// Bytes read of one connection at once: a blob of 16 KiB comes with its head in one piece.
 const BUFFER_BYTES: usize = 20 * 1024;
 
 type HttpClient = Client<Connector, Body>;
@@ -86,6 +92,8 @@ pub struct Servers {
     http: HttpClient,
     /// Opens a connection for each request: for a second try, which must not meet another closed one.
     unpooled: HttpClient,
+    /// For uploads.
+    pool: Arc<Pool>,
     timeouts: Timeouts,
     /// Authorities of servers that know no HEAD (the original's nodes): learned, forgotten with the process. As
     /// many as there are servers in the map.
@@ -98,15 +106,15 @@ pub struct Servers {
 impl Servers {
     /// Connects to nothing yet. Must be called inside a tokio runtime.
     pub fn new(timeouts: Timeouts) -> Self {
-        Self::over(&Connector::tcp(&timeouts), timeouts)
+        Self::over(Connector::tcp(&timeouts), timeouts)
     }
 
     /// The same over other streams than TCP's.
     pub fn dialling(dial: Arc<dyn Dial>, timeouts: Timeouts) -> Self {
-        Self::over(&Connector::other(dial, &timeouts), timeouts)
+        Self::over(Connector::other(dial, &timeouts), timeouts)
     }
 
-    fn over(connector: &Connector, timeouts: Timeouts) -> Self {
+    fn over(connector: Connector, timeouts: Timeouts) -> Self {
         let client = |idle_per_server| {
             Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
@@ -116,7 +124,8 @@ impl Servers {
                 .build(connector.clone())
         };
         let (http, unpooled) = (client(IDLE_PER_SERVER), client(0));
-        Self { http, unpooled, timeouts, without_head: RwLock::default(), with_versions: RwLock::default() }
+        let (without_head, with_versions) = Default::default();
+        Self { http, unpooled, pool: Pool::new(connector), timeouts, without_head, with_versions }
     }
 
     /// The whole body of an answer, which must not be longer than that.
@@ -157,11 +166,9 @@ impl Servers {
     /// Sends a request without a body and waits for the answer's head.
     async fn send(&self, head: Request<()>) -> Result<Response<Incoming>, ServerError> {
         let answer = async {
-            match answered(self.http.request(with_body(&head, Body::Empty)).await) {
+            match answered(self.http.request(without_body(&head)).await) {
                 // Asking twice is harmless: these requests are GET, HEAD and versioned DELETE.
-                Err(failed) if failed.stale => {
-                    answered(self.unpooled.request(with_body(&head, Body::Empty)).await)
-                }
+                Err(failed) if failed.stale => answered(self.unpooled.request(without_body(&head)).await),
                 first => first,
             }
         };
@@ -189,9 +196,9 @@ fn answered(answer: Result<Response<Incoming>, legacy::Error>) -> Result<Respons
     }
 }
 
-/// The request with a body; its head may be needed again.
-fn with_body(head: &Request<()>, body: Body) -> Request<Body> {
-    let mut request = Request::new(body);
+/// A request; its head may be needed again.
+fn without_body(head: &Request<()>) -> Request<Body> {
+    let mut request = Request::new(Body::Empty);
     *request.method_mut() = head.method().clone();
     *request.uri_mut() = head.uri().clone();
     *request.headers_mut() = head.headers().clone();

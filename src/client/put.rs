@@ -10,16 +10,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, header, uri::PathAndQuery};
 use http_body::SizeHint;
-use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
-use super::{
-    Failed, HttpClient, ServerError, Servers, answered, blob_request, error, watched::Upload, with_body,
-};
+use super::{Failed, ServerError, Servers, exchange::Connection, upload::Upload};
 use crate::{
-    http::{Body, RequestId, body::BoxError, headers},
+    http::{
+        Body, Head, RequestId,
+        body::BoxError,
+        headers::{self, Headers},
+    },
     model::{Checksum, Key, Meta, Server, Version},
 };
 
@@ -167,67 +168,58 @@ impl Servers {
         body: Body,
         id: &RequestId,
     ) -> Result<Stored, ServerError> {
-        let mut request = blob_request(Method::PUT, server, &head.key, id)?;
-        write_head(head, request.headers_mut());
-        let upload = Upload::new(body);
-        let response = self.upload(&self.http, &request, &upload).await;
-        let response = match response {
-            // A conditional PUT that did arrive would meet its own blob.
-            Err(failed) if failed.stale && head.conditions.is_empty() && upload.rewind() => {
-                self.upload(&self.unpooled, &request, &upload).await
+        let authority = server.authority();
+        let request = write_request(&authority, head, id)?;
+        let mut upload = Upload::new(body, head.length);
+        if let Some(kept) = self.pool.take(&authority).await {
+            upload.keep();
+            match self.put_on(kept, &authority, &request, &mut upload).await {
+                // A conditional PUT that did arrive would meet its own blob.
+                Err(failed) if failed.stale && head.conditions.is_empty() && upload.rewind() => {}
+                ended => return ended.map_err(|failed| failed.error),
             }
-            first => first,
-        };
-        let response = response.map_err(|failed| match upload.source_failed() {
-            Some(reason) => ServerError::Source(reason),
-            None => failed.error,
-        })?;
-        match response.status() {
-            StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT => {
-                Ok(read_stored(response.status(), response.headers()))
-            }
-            _ => Err(error::from_answer(response).await),
         }
+        let fresh = self.pool.connect(server).await?;
+        self.put_on(fresh, &authority, &request, &mut upload).await.map_err(|failed| failed.error)
     }
 
-    async fn upload(
+    async fn put_on(
         &self,
-        http: &HttpClient,
-        head: &Request<()>,
-        upload: &Upload,
-    ) -> Result<Response<Incoming>, Failed> {
-        let request = with_body(head, upload.body());
-        tokio::select! {
-            answer = http.request(request) => answered(answer),
-            limit = upload.stalled(self.timeouts.stall, self.timeouts.answer) => {
-                Err(Failed { error: ServerError::Stalled(limit), stale: false })
-            }
+        mut connection: Connection,
+        authority: &str,
+        request: &[u8],
+        upload: &mut Upload,
+    ) -> Result<Stored, Failed> {
+        let answered = connection.put(request, upload, &self.timeouts).await?;
+        if answered.keeps {
+            self.pool.give(authority, connection);
         }
+        answered.result.map_err(|error| Failed { error, stale: false })
     }
 }
 
-fn write_head(head: &PutHead, to: &mut HeaderMap) {
-    head.meta.write_to(to);
-    to.extend(head.conditions.clone());
+fn write_request(authority: &str, head: &PutHead, id: &RequestId) -> Result<Vec<u8>, ServerError> {
+    let target = format!("/{}", head.key);
+    if let Err(error) = PathAndQuery::try_from(target.as_str()) {
+        let message = format!("{authority}{target} is no address: {error}");
+        return Err(ServerError::Refused { status: 0, message });
+    }
+    let mut to = Head::request("PUT", &target);
+    to.line(&header::HOST, authority.as_bytes());
+    to.set(headers::REQUEST_ID, id);
+    head.meta.headers().for_each(|(name, value)| to.add(name, value));
+    head.conditions.iter().for_each(|(name, value)| to.line(name, value.as_bytes()));
     if let Some(version) = head.version {
-        headers::set(to, headers::VERSION, version);
+        to.set(headers::VERSION, version);
     }
     if let Some(checksum) = head.checksum {
-        headers::set(to, headers::CHECKSUM, checksum);
+        to.set(headers::CHECKSUM, checksum);
     }
-    if let Some(length) = head.length {
-        headers::set(to, header::CONTENT_LENGTH, length);
+    match head.length {
+        Some(length) => to.set(header::CONTENT_LENGTH, length),
+        None => to.line(&header::TRANSFER_ENCODING, b"chunked"),
     }
-}
-
-fn read_stored(status: StatusCode, from: &HeaderMap) -> Stored {
-    Stored {
-        created: status == StatusCode::CREATED,
-        version: headers::get(from, headers::VERSION),
-        clock: headers::get(from, headers::CLOCK),
-        replaced: headers::get(from, headers::REPLACED).unwrap_or(0),
-        checksum: headers::get(from, headers::CHECKSUM),
-    }
+    Ok(to.finish())
 }
 
 #[cfg(test)]

@@ -1,9 +1,5 @@
-//! The connections under the client: ordinary TCP, or what the caller's [`Dial`] opens, with three things that hyper
-//! leaves to its transport.
+//! How connections are opened, by ordinary TCP or by the caller's [`Dial`], and what hyper is to know of its own.
 //!
-//! - A server may answer in mid body and close, as one that is full does. The bytes still on their way then meet a reset,
-//!   and hyper would report the failed write instead of the answer that waits to be read; so a write to a closed
-//!   connection counts as done, and reading tells what the server said.
 //! - Little is queued in the kernel beyond what the network takes, so that a server that takes nothing is soon noticed.
 //! - A connection knows whether it answered before: one that breaks then may just have been closed for idleness.
 
@@ -35,7 +31,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::Timeouts;
+use super::{Timeouts, error::root_cause};
 use crate::http::body::BoxError;
 
 /// Bytes queued in the kernel that were not sent yet: enough to keep a fast network busy between two wake-ups.
@@ -74,6 +70,16 @@ impl Connector {
     }
 }
 
+impl Connector {
+    /// Opens a connection; fails with the reason.
+    pub(super) async fn open(&self, uri: Uri) -> Result<Box<dyn Stream>, String> {
+        let mut connector = self.clone();
+        // Always ready: it has no limit.
+        let socket = connector.call(uri).await.map_err(|error| root_cause(&*error))?;
+        Ok(socket.stream.into_inner())
+    }
+}
+
 impl Service<Uri> for Connector {
     type Response = Socket;
     type Error = BoxError;
@@ -90,27 +96,30 @@ impl Service<Uri> for Connector {
         match self {
             Self::Tcp(http) => {
                 let connecting = http.call(uri);
-                Box::pin(async move { Ok(Socket::new(Transport::Tcp(limited(connecting.await?)))) })
+                Box::pin(async move {
+                    let stream = connecting.await?.into_inner();
+                    limit(&stream);
+                    Ok(Socket::new(Box::new(stream)))
+                })
             }
             Self::Other(dial, within) => {
                 let connecting = dial.dial(uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
                 let within = *within;
                 Box::pin(async move {
                     let stream = tokio::time::timeout(within, connecting).await??;
-                    Ok(Socket::new(Transport::Other(TokioIo::new(stream))))
+                    Ok(Socket::new(stream))
                 })
             }
         }
     }
 }
 
-/// The connection, with little of it queued in the kernel.
-fn limited(stream: TokioIo<TcpStream>) -> TokioIo<TcpStream> {
+/// Has the kernel queue little of it.
+fn limit(stream: &TcpStream) {
     // Without it a stalled server is noticed later, no more.
-    if let Err(error) = SockRef::from(stream.inner()).set_tcp_notsent_lowat(UNSENT_BYTES) {
+    if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES) {
         tracing::debug!(%error, "setting socket options failed");
     }
-    stream
 }
 
 /// Whether a connection gave a whole answer yet. hyper hands it out with every answer and every error.
@@ -135,34 +144,15 @@ impl Answers {
     }
 }
 
-/// One connection.
+/// One connection of hyper's.
 pub(super) struct Socket {
-    stream: Transport,
+    stream: TokioIo<Box<dyn Stream>>,
     answers: Answers,
 }
 
-enum Transport {
-    Tcp(TokioIo<TcpStream>),
-    Other(TokioIo<Box<dyn Stream>>),
-}
-
 impl Socket {
-    fn new(stream: Transport) -> Self {
-        Self { stream, answers: Answers::default() }
-    }
-
-    fn reader(&mut self) -> Pin<&mut dyn Read> {
-        match &mut self.stream {
-            Transport::Tcp(stream) => Pin::<&mut TokioIo<_>>::new(stream),
-            Transport::Other(stream) => Pin::<&mut TokioIo<_>>::new(stream),
-        }
-    }
-
-    fn writer(&mut self) -> Pin<&mut dyn Write> {
-        match &mut self.stream {
-            Transport::Tcp(stream) => Pin::<&mut TokioIo<_>>::new(stream),
-            Transport::Other(stream) => Pin::<&mut TokioIo<_>>::new(stream),
-        }
+    fn new(stream: Box<dyn Stream>) -> Self {
+        Self { stream: TokioIo::new(stream), answers: Answers::default() }
     }
 }
 
@@ -178,49 +168,20 @@ impl Read for Socket {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        self.reader().poll_read(cx, buffer)
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl Write for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = self.writer().poll_write(cx, bytes);
-        written.map(|result| or_gone(result, bytes.len()))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = self.writer().poll_write_vectored(cx, parts);
-        written.map(|result| or_gone(result, parts.iter().map(|part| part.len()).sum()))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Transport::Tcp(stream) => stream.is_write_vectored(),
-            Transport::Other(stream) => stream.is_write_vectored(),
-        }
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.writer().poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.writer().poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
-}
-
-/// Counts bytes as written that the other side will not take: whether it said why is found by reading.
-fn or_gone(result: io::Result<usize>, length: usize) -> io::Result<usize> {
-    match result {
-        Err(error) if is_gone(&error) => Ok(length),
-        other => other,
-    }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }

@@ -103,6 +103,7 @@ impl Servers {
             (taken, stored.map_err(Side::Target)?)
         } else {
             let (sender, body) = PutBody::channel(head.length);
+            let given = sender.taken();
             let feed = feed(&mut blob, sender, announced, pace, waits);
             let put = self.put(plan.target, &head, body, id);
             tokio::pin!(feed, put);
@@ -110,7 +111,14 @@ impl Servers {
                 biased;
                 // A source that failed ends the PUT too: dropped, it is broken off.
                 taken = &mut feed => (taken.map_err(Side::Source)?, put.await.map_err(Side::Target)?),
-                early = &mut put => return judge_early(early.map_err(Side::Target)?, &head),
+                stored = &mut put => {
+                    let stored = stored.map_err(Side::Target)?;
+                    if head.length != Some(given.get()) {
+                        return judge_early(stored, &head);
+                    }
+                    // It was as quick as that; of the source nothing is missing.
+                    (feed.await.map_err(Side::Source)?, stored)
+                }
             }
         };
         self.note_versions(plan.target, &stored);

@@ -2,6 +2,7 @@
 //!
 //! - [`body`]: what an answer carries
 //! - [`gets`]: GETs without hyper, for roles with very many readers
+//! - [`head`]: heads as bytes, for what goes without hyper
 //! - [`headers`]: names of our own headers, and how headers are set and read
 //! - [`reply`]: answers and errors, JSON `{"error":"..."}`
 //! - [`incoming`]: a request's body with time-outs and limits
@@ -14,6 +15,7 @@
 
 pub mod body;
 pub mod gets;
+pub mod head;
 pub mod headers;
 pub mod incoming;
 mod linger;
@@ -25,6 +27,7 @@ pub mod server;
 pub mod verify;
 
 pub use body::Body;
+pub use head::Head;
 pub use incoming::{BodyError, Payload, RequestBody};
 pub use listener::{Connection, Listener, listen};
 pub use reply::{Answer, error, json, text};

@@ -16,12 +16,7 @@ use super::{
     refusal::Refusal,
 };
 use crate::{
-    http::{
-        Answer, Body,
-        body::BoxError,
-        gets::{Head, Reply},
-        reply,
-    },
+    http::{Answer, Body, Head, body::BoxError, gets::Reply, reply},
     model::{Key, range::Span},
     storage::{Blob, Found, READ_CHUNK_BYTES, StorageError},
 };
@@ -40,7 +35,7 @@ pub async fn head(node: &Node, key: &Key, headers: &HeaderMap) -> Result<Answer,
 
 /// Answers GET of a whole blob, whatever the reader has already.
 pub async fn whole(node: &Node, key: &Key) -> Result<Reply, Refusal> {
-    let mut head = Head::new(StatusCode::OK);
+    let mut head = Head::answer(StatusCode::OK);
     if let Some((info, bytes)) = node.storage.at_hand(key) {
         head::write_whole(&info, &mut head);
         node.metrics.sent(bytes.len());

@@ -61,13 +61,17 @@ impl Closing {
         Self { raw, received, broken }
     }
 
-    /// Makes a request on a kept connection until one met a closing one (a connection may not be back in time to be used
+    /// Makes a request on a connection that is kept after a first one, until one met a closing one (a connection may not be back in time to be used
     /// again); what that request gave.
-    async fn meet<T>(&self, request: impl AsyncFn(&Servers, &Server) -> T) -> T {
+    async fn meet<T>(
+        &self,
+        first: impl AsyncFn(&Servers, &Server) -> Result<(), ServerError>,
+        request: impl AsyncFn(&Servers, &Server) -> T,
+    ) -> T {
         let target = server("1", self.raw.port());
         for _ in 0..200 {
             let (servers, before) = (servers(), self.broken.load(Ordering::SeqCst));
-            upload(&servers, &target, "k", pattern(10).into()).await.expect("a new connection answers");
+            first(&servers, &target).await.expect("a new connection answers");
             self.received.lock().unwrap().clear();
             let result = request(&servers, &target).await;
             if self.broken.load(Ordering::SeqCst) > before {
@@ -76,6 +80,15 @@ impl Closing {
         }
         panic!("no request met a closing connection");
     }
+}
+
+async fn an_upload(servers: &Servers, target: &Server) -> Result<(), ServerError> {
+    upload(servers, target, "k", pattern(10).into()).await.map(drop)
+}
+
+/// Uploads have connections of their own.
+async fn a_look(servers: &Servers, target: &Server) -> Result<(), ServerError> {
+    servers.look(target, &key("k"), &id()).await.map(drop)
 }
 
 fn answer(client: &mut Connection, head: &str) -> io::Result<()> {
@@ -94,8 +107,9 @@ async fn a_put_on_a_connection_closed_meanwhile_is_sent_again_whole() {
     {
         let closing = Closing::start(closes_after, reset);
         let blob = Bytes::from(pattern(size));
-        let stored =
-            closing.meet(async |servers, target| upload(servers, target, "k", blob.clone()).await).await;
+        let again =
+            async |servers: &Servers, target: &Server| upload(servers, target, "k", blob.clone()).await;
+        let stored = closing.meet(an_upload, again).await;
         assert!(stored.is_ok(), "{size} bytes, closed after {closes_after}: {stored:?}");
         let body = closing.received.lock().unwrap().pop_front().expect("it arrived");
         assert!(body == blob, "{size} bytes: {} bytes arrived", body.len());
@@ -110,15 +124,16 @@ async fn the_other_verbs_are_asked_again_too() {
         let blob = async |servers: &Servers, target: &Server| {
             servers.get(target, &key, Method::GET, &HeaderMap::new(), &id).await
         };
-        let Ok(Answered::Blob(mut blob)) = closing.meet(blob).await else { panic!("a GET failed") };
+        let Ok(Answered::Blob(mut blob)) = closing.meet(a_look, blob).await else { panic!("a GET failed") };
         assert_eq!(blob.next().await, Ok(Some(Bytes::from_static(b"hello"))));
         assert_eq!(blob.next().await, Ok(None));
-        let there = closing.meet(async |servers, target| servers.look(target, &key, &id).await).await;
+        let look = async |servers: &Servers, target: &Server| servers.look(target, &key, &id).await;
+        let there = closing.meet(a_look, look).await;
         assert_eq!(there, Ok(Presence::Blob { version: None, length: Some(5), checksum: None }));
         let version = Version::from_parts(1, 1);
         let deleted =
             async |servers: &Servers, target: &Server| servers.delete(target, &key, version, &id).await;
-        assert!(closing.meet(deleted).await.is_ok());
+        assert!(closing.meet(a_look, deleted).await.is_ok());
     }
 }
 
@@ -134,7 +149,7 @@ async fn a_put_with_a_condition_is_not_sent_twice() {
         let put = servers.put(target, &head, body, &id);
         tokio::join!(put, feed(sender, pattern(10).into())).0
     };
-    let stored = closing.meet(conditional).await;
+    let stored = closing.meet(an_upload, conditional).await;
     assert!(matches!(stored, Err(ServerError::Broken(_))), "{stored:?}");
 }
 
@@ -143,7 +158,9 @@ async fn a_big_put_that_breaks_late_is_left_to_the_caller() {
     // More went out than is kept.
     let closing = Closing::start(4 << 20, true);
     let big = Bytes::from(pattern(16 << 20));
-    let stored = closing.meet(async |servers, target| upload(servers, target, "k", big.clone()).await).await;
+    let upload_it =
+        async |servers: &Servers, target: &Server| upload(servers, target, "k", big.clone()).await;
+    let stored = closing.meet(an_upload, upload_it).await;
     assert!(matches!(stored, Err(ServerError::Broken(_))), "{stored:?}");
 }
 

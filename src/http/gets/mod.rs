@@ -27,9 +27,8 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-pub use self::write::Head;
 use self::{read::Asked, write::send};
-use super::{Answer, Body, Connection, Handler, RequestId, Server, linger::Lingering, reply};
+use super::{Answer, Body, Connection, Handler, Head, RequestId, Server, linger::Lingering, reply};
 
 /// What is read at once, on the stack: a connection that waits holds no memory for it. A longer head is hyper's.
 const READ_BYTES: usize = 4 << 10;

@@ -2,88 +2,21 @@
 
 use std::{
     cell::RefCell,
-    fmt::{self, Display, Write},
     io,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::Reply;
 use crate::http::{
-    Answer, Body,
+    Answer, Body, Head,
     headers::{self, Headers},
 };
-
-/// Room for the head of nearly every answer.
-const USUAL_BYTES: usize = 512;
-
-/// The head of an answer, in the form in which it is sent.
-#[derive(Debug)]
-pub struct Head(Vec<u8>);
-
-impl Head {
-    /// The first line.
-    pub fn new(status: StatusCode) -> Self {
-        let mut bytes = Vec::with_capacity(USUAL_BYTES);
-        bytes.extend_from_slice(b"HTTP/1.1 ");
-        bytes.extend_from_slice(status.as_str().as_bytes());
-        bytes.push(b' ');
-        bytes.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-        bytes.extend_from_slice(b"\r\n");
-        Self(bytes)
-    }
-
-    fn begin(&mut self, name: &HeaderName) {
-        self.0.extend_from_slice(name.as_str().as_bytes());
-        self.0.extend_from_slice(b": ");
-    }
-
-    fn line(&mut self, name: &HeaderName, value: &[u8]) {
-        self.begin(name);
-        self.0.extend_from_slice(value);
-        self.0.extend_from_slice(b"\r\n");
-    }
-
-    /// Whatever every answer ends with. The connection ends with this one if it `closes`.
-    fn end(mut self, closes: bool) -> Vec<u8> {
-        if closes {
-            self.line(&header::CONNECTION, b"close");
-        }
-        with_date(|date| self.line(&header::DATE, date));
-        self.0.extend_from_slice(b"\r\n");
-        self.0
-    }
-}
-
-impl Headers for Head {
-    fn set(&mut self, name: HeaderName, value: impl Display) {
-        self.begin(&name);
-        let from = self.0.len();
-        // Into memory, so it cannot fail.
-        let _ = write!(Text(&mut self.0), "{value}");
-        debug_assert!(!self.0[from..].iter().any(u8::is_ascii_control), "{name} is no header's value");
-        self.0.extend_from_slice(b"\r\n");
-    }
-
-    fn add(&mut self, name: HeaderName, value: HeaderValue) {
-        self.line(&name, value.as_bytes());
-    }
-}
-
-/// Text at the end of bytes.
-struct Text<'a>(&'a mut Vec<u8>);
-
-impl Write for Text<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
-}
 
 /// The date of now, written once a second.
 fn with_date(with: impl FnOnce(&[u8])) {
@@ -104,7 +37,7 @@ pub async fn send(to: &mut (impl AsyncWrite + Unpin), reply: Reply, closes: bool
         Reply::Whole { head, body, length } => (head, body, length),
         Reply::Answer(answer) => head_of(answer)?,
     };
-    let head = head.end(closes);
+    let head = finish(head, closes);
     match body {
         Body::Empty => to.write_all(&head).await,
         Body::Full(bytes) => send_all(to, &head, bytes).await,
@@ -112,10 +45,19 @@ pub async fn send(to: &mut (impl AsyncWrite + Unpin), reply: Reply, closes: bool
     }
 }
 
+/// Adds whatever every answer ends with. The connection ends with this one if it `closes`.
+fn finish(mut head: Head, closes: bool) -> Vec<u8> {
+    if closes {
+        head.line(&header::CONNECTION, b"close");
+    }
+    with_date(|date| head.line(&header::DATE, date));
+    head.finish()
+}
+
 /// The head and the body of an answer, and how many bytes the body has.
 fn head_of(answer: Answer) -> io::Result<(Head, Body, u64)> {
     let (parts, body) = answer.into_parts();
-    let mut head = Head::new(parts.status);
+    let mut head = Head::answer(parts.status);
     for (name, value) in &parts.headers {
         head.line(name, value.as_bytes());
     }
