@@ -9,7 +9,7 @@ use super::Stored;
 use crate::http::headers;
 
 /// Longest head of an answer.
-pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
+const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// As many as hyper takes.
 const MAX_HEADERS: usize = 100;
@@ -74,6 +74,7 @@ impl<'h> Said<'h> {
             clock: self.get(headers::CLOCK),
             replaced: self.get(headers::REPLACED).unwrap_or(0),
             checksum: self.get(headers::CHECKSUM),
+            is_early: false,
         }
     }
 

@@ -112,24 +112,22 @@ pub(super) async fn from_answer(response: Response<Incoming>) -> ServerError {
     let status = response.status();
     match without_words(status) {
         Some(error) => error,
-        None => from_status(status, &read_message(response).await),
+        None => with_words(status, &read_message(response).await),
     }
 }
 
-/// Sorts an answer that is no success, and began with these words.
-pub(super) fn from_status(status: StatusCode, words: &[u8]) -> ServerError {
-    without_words(status).unwrap_or_else(|| {
-        let message = message(words);
-        match status.as_u16() {
-            422 => ServerError::WrongBytes(message),
-            status @ (408 | 429 | 500 | 502 | 503 | 504) => ServerError::NotReady { status, message },
-            status => ServerError::Refused { status, message },
-        }
-    })
+/// What a status says together with the words that came with it.
+pub(super) fn with_words(status: StatusCode, words: &[u8]) -> ServerError {
+    let message = message(words);
+    match status.as_u16() {
+        422 => ServerError::WrongBytes(message),
+        status @ (408 | 429 | 500 | 502 | 503 | 504) => ServerError::NotReady { status, message },
+        status => ServerError::Refused { status, message },
+    }
 }
 
-/// What a status says by itself.
-fn without_words(status: StatusCode) -> Option<ServerError> {
+/// What a status says by itself, if that is enough.
+pub(super) fn without_words(status: StatusCode) -> Option<ServerError> {
     Some(match status {
         StatusCode::NOT_FOUND | StatusCode::GONE => ServerError::Missing,
         StatusCode::LENGTH_REQUIRED => ServerError::NeedsLength,

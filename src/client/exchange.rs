@@ -16,7 +16,8 @@ use bytes::Bytes;
 use http::StatusCode;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{timeout, timeout_at},
+    task::unconstrained,
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -46,7 +47,7 @@ pub(super) struct Connection {
 /// A server's answer.
 pub(super) struct Answered {
     pub(super) result: Result<Stored, ServerError>,
-    /// The connection can be used for another request.
+    /// The connection can be used for another request: all of this one was sent, and all of the answer was read.
     pub(super) keeps: bool,
 }
 
@@ -70,6 +71,13 @@ enum Event<T> {
     Heard,
 }
 
+/// What a source gives.
+enum Part {
+    Bytes(Bytes),
+    End,
+    NotYet,
+}
+
 impl Connection {
     pub(super) fn new(stream: Box<dyn Stream>) -> Self {
         Self { stream, input: Vec::new(), answered: false, heard: false }
@@ -77,7 +85,9 @@ impl Connection {
 
     /// Whether the server neither closed it nor said anything since its last answer.
     pub(super) async fn is_quiet(&mut self) -> bool {
-        std::future::poll_fn(|cx| Poll::Ready(self.poll_hear(cx).is_pending())).await
+        let quiet = std::future::poll_fn(|cx| Poll::Ready(self.poll_hear(cx).is_pending()));
+        // A task that had its turn would be told that nothing came.
+        unconstrained(quiet).await
     }
 
     /// Makes a request, of which `head` is the beginning.
@@ -104,22 +114,33 @@ impl Connection {
         upload: &mut Upload,
         timeouts: &Timeouts,
     ) -> Result<Answered, Trouble> {
-        let head = match self.send(head, upload, timeouts.stall).await? {
-            Some(early) => early,
+        let early = self.send(head, upload, timeouts.stall).await?;
+        let is_early = early.is_some();
+        let head = match early {
+            Some(head) => head,
             None => self.answer(timeouts.answer).await?,
         };
-        let ends = self.end(head.body).await;
-        let result = match head.status {
-            StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT => Ok(head.stored),
-            status => Err(error::from_status(status, &head.body.text(&self.input))),
+        let keeps = match head.status {
+            StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT => {
+                !is_early && head.keeps && self.end(head.body).await
+            }
+            // A server that refuses may not have read what it was sent, and be about to close.
+            status => {
+                let error = match error::without_words(status) {
+                    Some(error) => error,
+                    None => {
+                        self.end(head.body).await;
+                        error::with_words(status, &head.body.text(&self.input))
+                    }
+                };
+                return Ok(Answered { result: Err(error), keeps: false });
+            }
         };
         self.input.clear();
-        // A server that refuses may not have read what it was sent, and be about to close.
-        let keeps = result.is_ok() && head.keeps && ends && upload.is_whole();
-        Ok(Answered { result, keeps })
+        Ok(Answered { result: Ok(Stored { is_early, ..head.stored }), keeps })
     }
 
-    /// Sends a request. `Some`: the server answered before it had the whole body.
+    /// Sends a request. `Some`: the server answered before it had all of it.
     async fn send(
         &mut self,
         head: &[u8],
@@ -128,60 +149,77 @@ impl Connection {
     ) -> Result<Option<Head>, Trouble> {
         let mut head = head;
         loop {
-            let mut part = Bytes::new();
-            if !upload.is_whole() {
-                match self.part(upload).await? {
-                    Event::Done(next) => part = next.unwrap_or_default(),
-                    Event::Heard => match self.head()? {
-                        Some(early) => return Ok(Some(early)),
-                        None => continue,
-                    },
+            let event = if upload.is_whole() {
+                Event::Done(Part::End)
+            } else {
+                self.part(upload, head.is_empty()).await?
+            };
+            let early = match event {
+                Event::Heard => match self.head()? {
+                    Some(early) => return Ok(Some(early)),
+                    None => continue,
+                },
+                // The server is to know at once that something comes.
+                Event::Done(Part::NotYet) => self.write(&mut [IoSlice::new(head)], stall).await?,
+                Event::Done(Part::Bytes(bytes)) if upload.is_chunked() => {
+                    let size = format!("{:x}\r\n", bytes.len());
+                    let parts = &mut [head, size.as_bytes(), &bytes, b"\r\n"].map(IoSlice::new);
+                    self.write(parts, stall).await?
                 }
-            }
-            let size = if upload.is_chunked() { format!("{:x}\r\n", part.len()) } else { String::new() };
-            let after: &[u8] = if upload.is_chunked() { b"\r\n" } else { b"" };
-            let parts = [head, size.as_bytes(), &part, after].map(IoSlice::new);
-            if let Some(early) = self.write(parts, stall).await? {
-                return Ok(Some(early));
+                Event::Done(Part::Bytes(bytes)) => {
+                    self.write(&mut [head, &bytes].map(IoSlice::new), stall).await?
+                }
+                Event::Done(Part::End) => {
+                    let end: &[u8] = if upload.is_chunked() { b"0\r\n\r\n" } else { b"" };
+                    let early = self.write(&mut [head, end].map(IoSlice::new), stall).await?;
+                    return Ok(early);
+                }
+            };
+            if early.is_some() {
+                return Ok(early);
             }
             head = b"";
-            // What goes in chunks ends with an empty one.
-            if upload.is_whole() && (part.is_empty() || !upload.is_chunked()) {
-                return Ok(None);
-            }
         }
     }
 
-    /// The next part of the body. What was kept of it is let go while its source takes its time.
-    async fn part(&mut self, upload: &mut Upload) -> Result<Event<Option<Bytes>>, Trouble> {
+    /// The next part of the body, waited for if it `may_wait`. What was kept is let go while its source takes its time.
+    async fn part(&mut self, upload: &mut Upload, may_wait: bool) -> Result<Event<Part>, Trouble> {
         if let Some(until) = upload.kept_until() {
-            if let Ok(event) = timeout_at(until, self.part_or_word(upload)).await {
+            if let Ok(event) = timeout_at(until, self.part_or_word(upload, may_wait)).await {
                 return event;
             }
             upload.let_go();
         }
-        self.part_or_word(upload).await
+        self.part_or_word(upload, may_wait).await
     }
 
-    async fn part_or_word(&mut self, upload: &mut Upload) -> Result<Event<Option<Bytes>>, Trouble> {
-        std::future::poll_fn(|cx| {
-            if let Poll::Ready(part) = upload.poll_next(cx) {
-                return Poll::Ready(part.map(Event::Done).map_err(Trouble::Other));
-            }
-            self.poll_hear(cx).map_ok(|()| Event::Heard)
+    async fn part_or_word(&mut self, upload: &mut Upload, may_wait: bool) -> Result<Event<Part>, Trouble> {
+        std::future::poll_fn(|cx| match upload.poll_next(cx) {
+            Poll::Ready(Ok(Some(bytes))) => Poll::Ready(Ok(Event::Done(Part::Bytes(bytes)))),
+            Poll::Ready(Ok(None)) => Poll::Ready(Ok(Event::Done(Part::End))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(Trouble::Other(error))),
+            Poll::Pending if !may_wait => Poll::Ready(Ok(Event::Done(Part::NotYet))),
+            Poll::Pending => self.poll_hear(cx).map_ok(|()| Event::Heard),
         })
         .await
     }
 
     /// Writes all parts. `Some`: the server answered meanwhile.
-    async fn write(&mut self, mut parts: [IoSlice<'_>; 4], stall: Duration) -> Result<Option<Head>, Trouble> {
-        let mut parts = &mut parts[..];
+    async fn write(
+        &mut self,
+        mut parts: &mut [IoSlice<'_>],
+        stall: Duration,
+    ) -> Result<Option<Head>, Trouble> {
         IoSlice::advance_slices(&mut parts, 0);
+        let mut until = Instant::now() + stall;
         while !parts.is_empty() {
-            let wrote = timeout(stall, self.write_or_word(parts)).await;
+            let wrote = timeout_at(until, self.write_or_word(parts)).await;
             match wrote.unwrap_or(Err(Trouble::Other(ServerError::Stalled(stall))))? {
                 Event::Done(Ok(0)) => return Err(Trouble::Connection("it takes no bytes".to_owned())),
-                Event::Done(Ok(count)) => IoSlice::advance_slices(&mut parts, count),
+                Event::Done(Ok(count)) => {
+                    IoSlice::advance_slices(&mut parts, count);
+                    until = Instant::now() + stall;
+                }
                 Event::Done(Err(error)) if is_gone(&error) => return self.answer(stall).await.map(Some),
                 Event::Done(Err(error)) => return Err(error.into()),
                 Event::Heard => {

@@ -46,7 +46,7 @@ pub use error::ServerError;
 pub use get::{Answered, Fetched};
 pub use look::Presence;
 pub use pace::ByteRate;
-pub use put::{BytesTaken, PutBody, PutHead, PutSender, Stored};
+pub use put::{PutBody, PutHead, PutSender, Stored};
 pub use socket::{Dial, Stream};
 
 use crate::{

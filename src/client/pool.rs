@@ -8,7 +8,9 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{IDLE, IDLE_PER_SERVER, ServerError, exchange::Connection, socket::Connector, uri};
+use super::{
+    IDLE, IDLE_PER_SERVER, ServerError, error::root_cause, exchange::Connection, socket::Connector, uri,
+};
 use crate::model::Server;
 
 /// Connections to all servers.
@@ -43,8 +45,8 @@ impl Pool {
 
     /// A new connection.
     pub(super) async fn connect(&self, server: &Server) -> Result<Connection, ServerError> {
-        let stream = self.connector.open(uri(server, "/")?).await;
-        stream.map(Connection::new).map_err(ServerError::Unreachable)
+        let stream = self.connector.clone().open(uri(server, "/")?).await;
+        stream.map(Connection::new).map_err(|error| ServerError::Unreachable(root_cause(&*error)))
     }
 
     /// Keeps a connection for the next who asks.
@@ -64,8 +66,9 @@ async fn sweep(pool: Weak<Pool>) {
     loop {
         tokio::time::sleep(IDLE).await;
         let Some(pool) = pool.upgrade() else { return };
+        let mut closed = Vec::new();
         pool.idle.lock().retain(|_, idle| {
-            idle.retain(|idle| idle.since.elapsed() < IDLE);
+            closed.extend(idle.extract_if(.., |idle| idle.since.elapsed() >= IDLE));
             !idle.is_empty()
         });
     }

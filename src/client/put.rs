@@ -2,10 +2,6 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
     task::{Context, Poll, ready},
 };
 
@@ -54,20 +50,14 @@ pub struct Stored {
     pub replaced: u64,
     /// The checksum of what it received. Only our own nodes say.
     pub checksum: Option<Checksum>,
+    /// It answered before all of the blob was sent to it: it cannot have it, unless it has a newer one.
+    pub is_early: bool,
 }
 
-/// A body of which it is known how much the connection took: fed part by part ([`PutBody::channel`]; dropped without
-/// [`PutSender::end`], the request is broken off and the server discards it), or all there ([`PutBody::whole`]).
+/// A body that is fed part by part. Dropped without [`PutSender::end`], the request is broken off and the server discards it.
 pub struct PutBody {
-    parts: Parts,
+    parts: mpsc::Receiver<Part>,
     length: Option<u64>,
-    taken: Arc<AtomicU64>,
-}
-
-enum Parts {
-    Fed(mpsc::Receiver<Part>),
-    /// All bytes, until they are taken.
-    Whole(Option<Bytes>),
 }
 
 enum Part {
@@ -76,21 +66,7 @@ enum Part {
 }
 
 /// The feeding end of a [`PutBody`].
-pub struct PutSender {
-    parts: mpsc::Sender<Part>,
-    taken: Arc<AtomicU64>,
-}
-
-/// How much of a [`PutBody`] the connection took: a server that says more is stored than that is wrong.
-#[derive(Debug)]
-pub struct BytesTaken(Arc<AtomicU64>);
-
-impl BytesTaken {
-    /// Bytes.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
+pub struct PutSender(mpsc::Sender<Part>);
 
 /// Parts on their way between a source and a connection: one being sent, one waiting.
 const PARTS_IN_FLIGHT: usize = 2;
@@ -99,35 +75,20 @@ impl PutBody {
     /// A body of that length, if it is known, and its feeding end.
     pub fn channel(length: Option<u64>) -> (PutSender, Body) {
         let (sender, parts) = mpsc::channel(PARTS_IN_FLIGHT);
-        let taken = Arc::<AtomicU64>::default();
-        let body = Self { parts: Parts::Fed(parts), length, taken: Arc::clone(&taken) };
-        (PutSender { parts: sender, taken }, Body::stream(body))
-    }
-
-    /// A body that is all there.
-    pub fn whole(bytes: Bytes) -> (BytesTaken, Body) {
-        let length = Some(bytes.len() as u64);
-        let taken = Arc::<AtomicU64>::default();
-        let parts = Parts::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()));
-        (BytesTaken(Arc::clone(&taken)), Body::stream(Self { parts, length, taken }))
+        (PutSender(sender), Body::stream(Self { parts, length }))
     }
 }
 
 impl PutSender {
     /// Hands over the next bytes, waiting for room. `false` when nobody takes them any more.
     pub async fn send(&self, bytes: Bytes) -> bool {
-        self.parts.send(Part::Bytes(bytes)).await.is_ok()
-    }
-
-    /// How much is taken, by now and later.
-    pub fn taken(&self) -> BytesTaken {
-        BytesTaken(Arc::clone(&self.taken))
+        self.0.send(Part::Bytes(bytes)).await.is_ok()
     }
 
     /// The body is complete.
     pub async fn end(&self) {
         // Nobody listens any more where the length was known and its last byte was taken: as good as an end.
-        let _ = self.parts.send(Part::End).await;
+        let _ = self.0.send(Part::End).await;
     }
 }
 
@@ -139,15 +100,8 @@ impl http_body::Body for PutBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
-        let part = match &mut self.parts {
-            Parts::Fed(parts) => ready!(parts.poll_recv(cx)),
-            Parts::Whole(bytes) => Some(bytes.take().map_or(Part::End, Part::Bytes)),
-        };
-        Poll::Ready(match part {
-            Some(Part::Bytes(bytes)) => {
-                self.taken.fetch_add(bytes.len() as u64, Relaxed);
-                Some(Ok(http_body::Frame::data(bytes)))
-            }
+        Poll::Ready(match ready!(self.parts.poll_recv(cx)) {
+            Some(Part::Bytes(bytes)) => Some(Ok(http_body::Frame::data(bytes))),
             Some(Part::End) => None,
             None => Some(Err("the upload was broken off".into())),
         })
@@ -220,31 +174,4 @@ fn write_request(authority: &str, head: &PutHead, id: &RequestId) -> Result<Vec<
         None => to.line(&header::TRANSFER_ENCODING, b"chunked"),
     }
     Ok(to.finish())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::task::Waker;
-
-    use super::*;
-
-    fn next(body: &mut Body) -> Option<Bytes> {
-        use http_body::Body as _;
-        let Poll::Ready(frame) = Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())) else {
-            panic!("it waits")
-        };
-        frame.map(|frame| frame.unwrap().into_data().unwrap())
-    }
-
-    #[test]
-    fn a_whole_body_counts_when_it_is_taken_and_not_before() {
-        use http_body::Body as _;
-        let (taken, mut body) = PutBody::whole(Bytes::from_static(b"blob"));
-        assert_eq!((taken.get(), body.size_hint().exact()), (0, Some(4)));
-        assert_eq!((next(&mut body).as_deref(), taken.get()), (Some(&b"blob"[..]), 4));
-        assert_eq!((next(&mut body), next(&mut body), taken.get()), (None, None, 4));
-
-        let (taken, mut body) = PutBody::whole(Bytes::new());
-        assert_eq!((body.size_hint().exact(), next(&mut body), taken.get()), (Some(0), None, 0));
-    }
 }

@@ -31,7 +31,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::{Timeouts, error::root_cause};
+use super::Timeouts;
 use crate::http::body::BoxError;
 
 /// Bytes queued in the kernel that were not sent yet: enough to keep a fast network busy between two wake-ups.
@@ -43,40 +43,53 @@ pub trait Dial: Send + Sync + 'static {
     fn dial(&self, host: &str, port: u16) -> BoxFuture<'static, io::Result<Box<dyn Stream>>>;
 }
 
-/// A stream of bytes in both directions.
+/// A stream of bytes in both directions. What is written goes out without a flush.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// Opens connections.
 #[derive(Clone)]
-pub(super) enum Connector {
+pub(super) struct Connector {
+    by: By,
+    within: Duration,
+}
+
+#[derive(Clone)]
+enum By {
     Tcp(HttpConnector),
-    Other(Arc<dyn Dial>, Duration),
+    Other(Arc<dyn Dial>),
 }
 
 impl Connector {
     /// One that opens TCP connections.
     pub(super) fn tcp(timeouts: &Timeouts) -> Self {
         let mut http = HttpConnector::new();
-        http.set_connect_timeout(Some(timeouts.connect));
         http.set_nodelay(true);
-        Self::Tcp(http)
+        Self { by: By::Tcp(http), within: timeouts.connect }
     }
 
     /// One that has its streams opened by somebody else.
     pub(super) fn other(dial: Arc<dyn Dial>, timeouts: &Timeouts) -> Self {
-        Self::Other(dial, timeouts.connect)
+        Self { by: By::Other(dial), within: timeouts.connect }
     }
-}
 
-impl Connector {
-    /// Opens a connection; fails with the reason.
-    pub(super) async fn open(&self, uri: Uri) -> Result<Box<dyn Stream>, String> {
-        let mut connector = self.clone();
-        // Always ready: it has no limit.
-        let socket = connector.call(uri).await.map_err(|error| root_cause(&*error))?;
-        Ok(socket.stream.into_inner())
+    /// Opens a connection; looking up the host's name takes of the same time.
+    pub(super) async fn open(self, uri: Uri) -> Result<Box<dyn Stream>, BoxError> {
+        let open = async {
+            match self.by {
+                // Always ready: it has no limit of its own.
+                By::Tcp(mut http) => {
+                    let stream = http.call(uri).await?.into_inner();
+                    limit(&stream);
+                    Ok(Box::new(stream) as Box<dyn Stream>)
+                }
+                By::Other(dial) => {
+                    Ok(dial.dial(uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80)).await?)
+                }
+            }
+        };
+        tokio::time::timeout(self.within, open).await?
     }
 }
 
@@ -85,32 +98,13 @@ impl Service<Uri> for Connector {
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Socket, BoxError>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        match self {
-            Self::Tcp(http) => http.poll_ready(cx).map_err(Into::into),
-            Self::Other(..) => Poll::Ready(Ok(())),
-        }
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        match self {
-            Self::Tcp(http) => {
-                let connecting = http.call(uri);
-                Box::pin(async move {
-                    let stream = connecting.await?.into_inner();
-                    limit(&stream);
-                    Ok(Socket::new(Box::new(stream)))
-                })
-            }
-            Self::Other(dial, within) => {
-                let connecting = dial.dial(uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
-                let within = *within;
-                Box::pin(async move {
-                    let stream = tokio::time::timeout(within, connecting).await??;
-                    Ok(Socket::new(stream))
-                })
-            }
-        }
+        let opening = self.clone().open(uri);
+        Box::pin(async move { opening.await.map(Socket::new) })
     }
 }
 

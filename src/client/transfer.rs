@@ -37,9 +37,16 @@ struct Taken {
 }
 
 impl Taken {
-    fn take(&mut self, bytes: &[u8]) {
+    /// Fails where more comes than was announced.
+    fn take(&mut self, bytes: &[u8], announced: Announced) -> Result<(), ServerError> {
         self.length += bytes.len() as u64;
         self.crc.update(bytes);
+        match announced.length {
+            Some(length) if self.length > length => {
+                Err(ServerError::WrongBytes(format!("more than the {length} bytes came that were announced")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Compares with what was announced.
@@ -103,7 +110,6 @@ impl Servers {
             (taken, stored.map_err(Side::Target)?)
         } else {
             let (sender, body) = PutBody::channel(head.length);
-            let given = sender.taken();
             let feed = feed(&mut blob, sender, announced, pace, waits);
             let put = self.put(plan.target, &head, body, id);
             tokio::pin!(feed, put);
@@ -113,10 +119,10 @@ impl Servers {
                 taken = &mut feed => (taken.map_err(Side::Source)?, put.await.map_err(Side::Target)?),
                 stored = &mut put => {
                     let stored = stored.map_err(Side::Target)?;
-                    if head.length != Some(given.get()) {
+                    if stored.is_early {
                         return judge_early(stored, &head);
                     }
-                    // It was as quick as that; of the source nothing is missing.
+                    // It has all that was announced, and answered so soon.
                     (feed.await.map_err(Side::Source)?, stored)
                 }
             }
@@ -177,7 +183,7 @@ impl Servers {
         let mut taken = Taken::default();
         while let Some(bytes) = blob.next().await? {
             pace.pass(bytes.len()).await;
-            taken.take(&bytes);
+            taken.take(&bytes, Announced { length: None, checksum: None })?;
         }
         Ok(Announced { length: Some(taken.length), checksum: Some(taken.crc.finish()) })
     }
@@ -202,7 +208,7 @@ async fn whole(
     let (mut taken, mut parts) = (Taken::default(), Vec::new());
     while let Some(bytes) = waits.next(source, taken.length).await? {
         pace.pass(bytes.len()).await;
-        taken.take(&bytes);
+        taken.take(&bytes, announced)?;
         parts.push(bytes);
     }
     taken.check(announced)?;
@@ -223,7 +229,7 @@ async fn feed(
     let mut held = None;
     while let Some(bytes) = waits.next(source, taken.length).await? {
         pace.pass(bytes.len()).await;
-        taken.take(&bytes);
+        taken.take(&bytes, announced)?;
         if let Some(before) = held.replace(bytes)
             && !sender.send(before).await
         {

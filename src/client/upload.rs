@@ -75,8 +75,11 @@ impl Upload {
 
     /// Begins anew, for another connection. `false` if what was given is not at hand any more.
     pub(super) fn rewind(&mut self) -> bool {
-        let Some(kept) = self.kept.take() else { return false };
-        self.again = kept.parts;
+        let kept = self.kept.take().filter(|kept| Instant::now() < kept.until);
+        if self.given > 0 {
+            let Some(kept) = kept else { return false };
+            self.again = kept.parts;
+        }
         self.given = 0;
         self.is_whole = self.length == Some(0);
         true
@@ -187,7 +190,7 @@ mod tests {
     async fn what_was_given_is_given_again_while_it_is_kept() {
         for length in [Some(6), None] {
             let mut upload = upload(&["ab", "cd", "ef"], length);
-            assert!(!upload.rewind(), "nothing is kept");
+            assert!(upload.rewind(), "nothing was given");
             upload.keep();
             assert_eq!(
                 (next(&mut upload), next(&mut upload)),
@@ -197,6 +200,11 @@ mod tests {
             assert_eq!(rest(&mut upload).as_deref(), Ok("abcdef"));
             assert!(!upload.rewind(), "it is not kept for a third one");
         }
+        let mut late = upload(&["ab"], Some(2));
+        late.keep();
+        assert_eq!(rest(&mut late).as_deref(), Ok("ab"));
+        tokio::time::advance(KEPT_FOR).await;
+        assert!(!late.rewind(), "whatever is waited for");
         let mut whole = upload(&["ab"], None);
         whole.keep();
         assert_eq!(rest(&mut whole).as_deref(), Ok("ab"));

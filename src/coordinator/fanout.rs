@@ -112,7 +112,6 @@ impl<'a> Fanout<'a> {
             if !place.reservation.grow_to(source.length()) {
                 return Err(no_room(source));
             }
-            running.whole_length = source.has_ended().then(|| source.length());
             if let Some(bytes) = part {
                 running.feed(&Part::Bytes(bytes), None, place, Known::of(source)).await;
             }
@@ -225,7 +224,6 @@ impl<'a> Fanout<'a> {
         place: &Place<'_>,
         running: &mut Running<'a>,
     ) -> Result<(), ShardFailure> {
-        running.whole_length = source.has_ended().then(|| source.length());
         let head = PutHead {
             key: self.blob.key.clone(),
             version: Some(self.blob.version),

@@ -18,7 +18,8 @@ use super::{
     source::Source,
 };
 use crate::{
-    client::{BytesTaken, PutBody, PutHead, PutSender, ServerError, Stored},
+    client::{PutBody, PutHead, PutSender, ServerError, Stored},
+    http::Body,
     model::{Server, ServerId},
 };
 
@@ -57,7 +58,6 @@ struct Going {
     server: Arc<Server>,
     /// `None` while it is handed a part, and once it has the whole body.
     sender: Option<PutSender>,
-    taken: BytesTaken,
     lag: Lag,
     /// Since when it has the whole body.
     whole: Option<Instant>,
@@ -81,9 +81,6 @@ pub(super) struct Running<'a> {
     /// How often the upload left a server, here and in other shards. Each time it is twice as patient: where all are slow,
     /// it is not them.
     left: u32,
-    /// The length, once the last part is there to be handed out. A server that did not take as much cannot have the whole blob,
-    /// whatever it answers.
-    pub(super) whole_length: Option<u64>,
 }
 
 impl<'a> Running<'a> {
@@ -97,7 +94,6 @@ impl<'a> Running<'a> {
             cut_before: Vec::new(),
             again: Vec::new(),
             left,
-            whole_length: None,
         }
     }
 
@@ -105,16 +101,14 @@ impl<'a> Running<'a> {
     pub(super) fn start(&mut self, server: Arc<Server>, head: PutHead, whole: Option<Bytes>) {
         let (fanout, now) = (self.fanout, Instant::now());
         let (mut lag, whole_since) = (Lag::default(), whole.is_some().then_some(now));
-        let (sender, taken, body) = match whole {
+        let (sender, body) = match whole {
             Some(bytes) => {
                 lag.begin(now);
-                let (taken, body) = PutBody::whole(bytes);
-                (None, taken, body)
+                (None, Body::from(bytes))
             }
             None => {
                 let (sender, body) = PutBody::channel(head.length);
-                let taken = sender.taken();
-                (Some(sender), taken, body)
+                (Some(sender), body)
             }
         };
         let (cut, is_cut) = oneshot::channel();
@@ -130,7 +124,7 @@ impl<'a> Running<'a> {
         };
         self.puts.push(Box::pin(put));
         let cut = Some(cut);
-        self.going.push(Going { server, sender, taken, lag, whole: whole_since, late: false, cut });
+        self.going.push(Going { server, sender, lag, whole: whole_since, late: false, cut });
     }
 
     /// Whether any request did not end yet.
@@ -240,9 +234,8 @@ impl<'a> Running<'a> {
     fn settle(&mut self, Outcome { server, had_length, result }: Outcome) {
         let going = self.going.iter().position(|going| going.server.id == server.id);
         let going = going.map(|index| self.going.swap_remove(index));
-        let has_whole = going.as_ref().is_some_and(|going| self.whole_length == Some(going.taken.get()));
         let result = match result {
-            Ok(_) if !has_whole => {
+            Ok(stored) if stored.is_early => {
                 Err(ServerError::Broken("it answered before it had the whole body".to_owned()))
             }
             result => result,

@@ -355,6 +355,45 @@ async fn a_full_server_is_heard_in_mid_body_however_it_closes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_says_stored_too_early_is_not_asked_again_on_that_connection() {
+    // What is still on its way would be taken for the next request.
+    let raw = RawServer::start(|client| {
+        client.read_head()?;
+        client.read_body(1000)?;
+        client.answer(201)?;
+        client.hang()
+    });
+    let (servers, target, head, id) = (servers(), server("1", raw.port()), head("k", Some(BIG as u64)), id());
+    for connections in [1, 2] {
+        let body = Bytes::from(pattern(BIG)).into();
+        let stored = soon(servers.put(&target, &head, body, &id)).await.unwrap();
+        assert!(stored.is_early && stored.created, "{stored:?}");
+        assert_eq!(raw.connections(), connections);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_hears_of_an_upload_before_its_first_byte() {
+    let hears = Arc::new(Notify::new());
+    let heard = Arc::clone(&hears);
+    let raw = RawServer::start(move |client| {
+        client.read_head()?;
+        hears.notify_one();
+        client.read_body(10)?;
+        client.answer(201)
+    });
+    let (servers, target, head, id) = (servers(), server("1", raw.port()), head("k", Some(10)), id());
+    let (sender, body) = PutBody::channel(Some(10));
+    let feed = async {
+        heard.notified().await;
+        assert!(sender.send(pattern(10).into()).await);
+        sender.end().await;
+    };
+    let (stored, ()) = soon(async { tokio::join!(servers.put(&target, &head, body, &id), feed) }).await;
+    assert!(stored.is_ok_and(|stored| !stored.is_early));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_was_answered_takes_no_more_bytes() {
     // It answers and then neither closes nor reads on.
     let raw = RawServer::start(|client| {
