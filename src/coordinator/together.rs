@@ -10,6 +10,10 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+/// How often a turn gives way before it begins: once, and what came from the network is noticed; twice, and those whom that woke
+/// have brought what they have. Each turn has more then, and so there are fewer (docs/performance.md).
+const GIVES_WAY: usize = 2;
+
 /// Does something to some of them at once.
 type Work<T, E> = Box<dyn Fn(Vec<T>) -> BoxFuture<'static, Result<(), E>> + Send + Sync>;
 
@@ -82,7 +86,12 @@ impl<T: Send + 'static, E: Clone + Send + 'static> Together<T, E> {
 
 impl<T, E: Clone> Turns<T, E> {
     async fn take(mut self) {
-        while let Some((items, answers)) = self.next() {
+        loop {
+            // Whoever is about to bring something goes first.
+            for _ in 0..GIVES_WAY {
+                tokio::task::yield_now().await;
+            }
+            let Some((items, answers)) = self.next() else { return };
             let result = (self.together.work)(items).await;
             for answer in answers {
                 // Whoever went away does not want to know.
@@ -187,7 +196,12 @@ mod tests {
         assert_eq!(answers[..4], [Some(Ok(())); 4]);
         assert_eq!(answers[4..], [Some(Err("unlucky")); 2]);
         assert_eq!(rig.done(), [vec![0], vec![10, 11, 12], vec![13, 14]]);
-        assert!(!rig.together.state.lock().under_way);
+        let ended = async {
+            while rig.together.state.lock().under_way {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), ended).await.expect("the turns end");
         let running = rig.begin([1]).await;
         assert_eq!(rig.end(running).await, [Some(Ok(()))], "and it goes on");
     }
