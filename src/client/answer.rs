@@ -6,13 +6,10 @@ use http::{HeaderName, StatusCode, header};
 use httparse::{Header, ParserConfig, Response, Status};
 
 use super::Stored;
-use crate::http::headers;
+use crate::http::{head::MAX_HEADERS, headers};
 
 /// Longest head of an answer.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
-
-/// As many as hyper takes.
-const MAX_HEADERS: usize = 100;
 
 /// The head of an answer.
 #[derive(Debug, PartialEq, Eq)]

@@ -120,24 +120,25 @@ impl Connection {
             Some(head) => head,
             None => self.answer(timeouts.answer).await?,
         };
-        let keeps = match head.status {
+        let result = match head.status {
             StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT => {
-                !is_early && head.keeps && self.end(head.body).await
+                Ok(Stored { is_early, ..head.stored })
             }
-            // A server that refuses may not have read what it was sent, and be about to close.
-            status => {
-                let error = match error::without_words(status) {
-                    Some(error) => error,
-                    None => {
-                        self.end(head.body).await;
-                        error::with_words(status, &head.body.text(&self.input))
-                    }
-                };
-                return Ok(Answered { result: Err(error), keeps: false });
-            }
+            status => Err(self.refusal(status, head.body).await),
         };
+        // A server that refuses may not have read what it was sent, and be about to close.
+        let keeps = result.is_ok() && !is_early && head.keeps && self.end(head.body).await;
         self.input.clear();
-        Ok(Answered { result: Ok(Stored { is_early, ..head.stored }), keeps })
+        Ok(Answered { result, keeps })
+    }
+
+    /// Why the server did not take it. Its words are waited for only where the status alone says too little.
+    async fn refusal(&mut self, status: StatusCode, body: Framing) -> ServerError {
+        if let Some(error) = error::without_words(status) {
+            return error;
+        }
+        self.end(body).await;
+        error::with_words(status, &body.text(&self.input))
     }
 
     /// Sends a request. `Some`: the server answered before it had all of it.

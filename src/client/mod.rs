@@ -198,11 +198,7 @@ fn answered(answer: Result<Response<Incoming>, legacy::Error>) -> Result<Respons
 
 /// A request; its head may be needed again.
 fn without_body(head: &Request<()>) -> Request<Body> {
-    let mut request = Request::new(Body::Empty);
-    *request.method_mut() = head.method().clone();
-    *request.uri_mut() = head.uri().clone();
-    *request.headers_mut() = head.headers().clone();
-    request
+    head.clone().map(|()| Body::Empty)
 }
 
 impl Default for Servers {
@@ -219,10 +215,12 @@ fn uri(server: &Server, path_and_query: &str) -> Result<Uri, ServerError> {
         .authority(server.authority())
         .path_and_query(path_and_query)
         .build()
-        .map_err(|error| ServerError::Refused {
-            status: 0,
-            message: format!("{server}{path_and_query} is no address: {error}"),
-        })
+        .map_err(|error| no_address(server, path_and_query, &error))
+}
+
+fn no_address(server: &Server, path_and_query: &str, error: &http::Error) -> ServerError {
+    let message = format!("{server}{path_and_query} is no address: {error}");
+    ServerError::Refused { status: 0, message }
 }
 
 fn blob_request(

@@ -10,7 +10,7 @@ use http::{HeaderMap, header, uri::PathAndQuery};
 use http_body::SizeHint;
 use tokio::sync::mpsc;
 
-use super::{Failed, ServerError, Servers, exchange::Connection, upload::Upload};
+use super::{Failed, ServerError, Servers, exchange::Connection, no_address, upload::Upload};
 use crate::{
     http::{
         Body, Head, RequestId,
@@ -123,7 +123,7 @@ impl Servers {
         id: &RequestId,
     ) -> Result<Stored, ServerError> {
         let authority = server.authority();
-        let request = write_request(&authority, head, id)?;
+        let request = write_request(server, &authority, head, id)?;
         let mut upload = Upload::new(body, head.length);
         if let Some(kept) = self.pool.take(&authority).await {
             upload.keep();
@@ -152,12 +152,14 @@ impl Servers {
     }
 }
 
-fn write_request(authority: &str, head: &PutHead, id: &RequestId) -> Result<Vec<u8>, ServerError> {
+fn write_request(
+    server: &Server,
+    authority: &str,
+    head: &PutHead,
+    id: &RequestId,
+) -> Result<Vec<u8>, ServerError> {
     let target = format!("/{}", head.key);
-    if let Err(error) = PathAndQuery::try_from(target.as_str()) {
-        let message = format!("{authority}{target} is no address: {error}");
-        return Err(ServerError::Refused { status: 0, message });
-    }
+    PathAndQuery::try_from(target.as_str()).map_err(|error| no_address(server, &target, &error.into()))?;
     let mut to = Head::request("PUT", &target);
     to.line(&header::HOST, authority.as_bytes());
     to.set(headers::REQUEST_ID, id);

@@ -9,6 +9,9 @@ use super::headers::Headers;
 /// Room for nearly every head.
 const USUAL_BYTES: usize = 512;
 
+/// Headers of a head that is read without hyper, at most: as many as hyper takes.
+pub const MAX_HEADERS: usize = 100;
+
 /// A head, in the form in which it is sent.
 #[derive(Debug)]
 pub struct Head(Vec<u8>);

@@ -61,13 +61,6 @@ impl Meta {
         };
         self.0.iter().filter_map(move |(name, value)| header(name, value))
     }
-
-    /// Adds the pairs to a response's or a request's headers.
-    pub fn write_to(&self, headers: &mut HeaderMap) {
-        for (name, value) in self.headers() {
-            headers.append(name, value);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -84,7 +77,7 @@ mod tests {
         let meta = Meta::from_headers(&headers).unwrap();
         assert_eq!(meta.pairs().len(), 3);
         let mut back = HeaderMap::new();
-        meta.write_to(&mut back);
+        back.extend(meta.headers());
         assert_eq!(back.get("x-amz-meta-owner").unwrap(), "ann");
         assert!(back.get("authorization").is_none());
     }

@@ -61,8 +61,8 @@ impl Closing {
         Self { raw, received, broken }
     }
 
-    /// Makes a request on a connection that is kept after a first one, until one met a closing one (a connection may not be back in time to be used
-    /// again); what that request gave.
+    /// Makes a request on a connection that is kept after a first one, until one met a closing one (a connection may not be back
+    /// in time to be used again); what that request gave.
     async fn meet<T>(
         &self,
         first: impl AsyncFn(&Servers, &Server) -> Result<(), ServerError>,

@@ -5,10 +5,7 @@ use std::mem::MaybeUninit;
 use http::{HeaderName, HeaderValue, Method, Request, uri::InvalidUri};
 use httparse::{Header, Status};
 
-use crate::http::{Payload, RequestId};
-
-/// As many as hyper takes.
-const MAX_HEADERS: usize = 100;
+use crate::http::{Payload, RequestId, head::MAX_HEADERS};
 
 /// A GET.
 #[derive(Debug)]
