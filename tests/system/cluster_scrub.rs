@@ -46,7 +46,8 @@ fn copies_that_a_lost_queue_forgot_are_made() {
 
 #[test]
 fn a_server_that_is_down_for_long_fills_no_queue_and_lacks_nothing_in_the_end() {
-    let most = 20;
+    // Fewer than make a server fall behind, or the comparison that puts them on the queue would make it fall behind again.
+    let some = 10;
     let cluster = ClusterBuilder::new()
         .shard(&[Kind::Node, Kind::Node])
         .env("BACKPACK_COORDINATOR_MAX_BACKLOG", "20")
@@ -68,7 +69,7 @@ fn a_server_that_is_down_for_long_fills_no_queue_and_lacks_nothing_in_the_end() 
         let stored = cluster.put(0, &key, format!("bytes of {key}")).send_blocking().expect("an answer");
         assert_eq!(stored.status, 200, "{stored:?}");
         keys.push(key);
-        left_out() >= most
+        left_out() >= some
     });
     assert!(
         cluster.queue_stats().backlog() + left_out() >= keys.len() as u64,
