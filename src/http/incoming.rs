@@ -1,6 +1,6 @@
-//! A request's body with what hyper does not enforce: a time-out between its parts and a limit on its size.
+//! A request's body with what its readers do not enforce: a time-out between its parts and a limit on its size.
 
-use std::time::Duration;
+use std::{future::poll_fn, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
@@ -8,12 +8,14 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
+use super::{body::BoxError, plain::Upload};
+
 /// Why a body could not be read to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The client went away or broke the protocol in mid body.
     #[error("the body ended early: {0}")]
-    Broken(hyper::Error),
+    Broken(BoxError),
     /// Nothing came for this long.
     #[error("no byte of the body came for {} s", .0.as_secs())]
     Idle(Duration),
@@ -35,18 +37,73 @@ impl BodyError {
 
 /// What a request brought besides its head.
 #[derive(Debug, Default)]
-pub struct Payload(Option<Incoming>);
+pub struct Payload(Brought);
+
+#[derive(Debug, Default)]
+enum Brought {
+    #[default]
+    Nothing,
+    /// All of it came with the head.
+    Whole(Bytes),
+    /// It is on its way.
+    Upload(Upload),
+    /// hyper reads it.
+    Hyper(Incoming),
+}
 
 impl From<Incoming> for Payload {
     fn from(body: Incoming) -> Self {
-        Self(Some(body))
+        Self(Brought::Hyper(body))
+    }
+}
+
+impl From<Bytes> for Payload {
+    fn from(body: Bytes) -> Self {
+        Self(Brought::Whole(body))
+    }
+}
+
+impl From<Upload> for Payload {
+    fn from(body: Upload) -> Self {
+        Self(Brought::Upload(body))
+    }
+}
+
+impl Brought {
+    /// How many bytes it has; `None` if they come in chunks.
+    fn length(&self) -> Option<u64> {
+        match self {
+            Self::Nothing => Some(0),
+            Self::Whole(bytes) => Some(bytes.len() as u64),
+            Self::Upload(upload) => Some(upload.length()),
+            Self::Hyper(body) => body.size_hint().exact(),
+        }
+    }
+
+    /// The next bytes; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, BoxError> {
+        match self {
+            Self::Nothing => Ok(None),
+            Self::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                Ok((!bytes.is_empty()).then_some(bytes))
+            }
+            Self::Upload(upload) => Ok(poll_fn(|cx| upload.poll_next(cx)).await?),
+            Self::Hyper(body) => loop {
+                let Some(frame) = body.frame().await else { return Ok(None) };
+                // Trailers are read and left out: nothing we store or verify comes in them.
+                match frame?.into_data() {
+                    Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
+                    _ => {}
+                }
+            },
+        }
     }
 }
 
 /// A request's body being read.
 pub struct RequestBody {
-    /// `None`: nothing comes.
-    body: Option<Incoming>,
+    body: Brought,
     announced: Option<u64>,
     received: u64,
     max: u64,
@@ -57,7 +114,7 @@ impl RequestBody {
     /// A body of at most `max` bytes with at most `idle` between two parts. Fails at once where the announced length
     /// is over the limit, before `100 Continue` is sent.
     pub fn new(Payload(body): Payload, max: u64, idle: Duration) -> Result<Self, BodyError> {
-        let announced = body.as_ref().map_or(Some(0), |body| body.size_hint().exact());
+        let announced = body.length();
         if announced.is_some_and(|length| length > max) {
             return Err(BodyError::TooLarge(max));
         }
@@ -72,21 +129,14 @@ impl RequestBody {
     /// The next bytes, never empty; `None` at the end. A body with an announced length ends with exactly that many
     /// bytes or with an error.
     pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
-        let Some(body) = &mut self.body else { return Ok(None) };
-        loop {
-            let frame = tokio::time::timeout(self.idle, body.frame()).await;
-            let Some(frame) = frame.map_err(|_| BodyError::Idle(self.idle))? else { return Ok(None) };
-            // Trailers are read and left out: nothing we store or verify comes in them.
-            let Ok(bytes) = frame.map_err(BodyError::Broken)?.into_data() else { continue };
-            if bytes.is_empty() {
-                continue;
-            }
-            self.received += bytes.len() as u64;
-            if self.received > self.max {
-                return Err(BodyError::TooLarge(self.max));
-            }
-            return Ok(Some(bytes));
+        let part = tokio::time::timeout(self.idle, self.body.next()).await;
+        let part = part.map_err(|_| BodyError::Idle(self.idle))?.map_err(BodyError::Broken)?;
+        let Some(bytes) = part else { return Ok(None) };
+        self.received += bytes.len() as u64;
+        if self.received > self.max {
+            return Err(BodyError::TooLarge(self.max));
         }
+        Ok(Some(bytes))
     }
 }
 

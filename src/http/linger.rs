@@ -6,6 +6,7 @@
 //! a while.
 
 use std::{
+    fmt,
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
@@ -18,6 +19,8 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use super::Connection;
+
 /// A client that sends nothing for this long has seen the answer, or will not. It is what a connection without a client
 /// costs when it is closed.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -26,11 +29,17 @@ const SILENCE: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// An accepted connection.
-pub struct Lingering<S> {
-    stream: S,
+pub struct Lingering {
+    stream: Box<dyn Connection>,
     /// Given back by who had read it: it is read before anything else.
     unread: Bytes,
     closing: Option<Closing>,
+}
+
+impl fmt::Debug for Lingering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lingering").finish_non_exhaustive()
+    }
 }
 
 struct Closing {
@@ -38,10 +47,10 @@ struct Closing {
     ends: Instant,
 }
 
-impl<S: AsyncRead + Unpin> Lingering<S> {
+impl Lingering {
     /// Wraps a connection.
-    pub fn new(stream: S) -> Self {
-        Self { stream, unread: Bytes::new(), closing: None }
+    pub fn new(stream: impl Connection) -> Self {
+        Self { stream: Box::new(stream), unread: Bytes::new(), closing: None }
     }
 
     /// Gives back what was read and is somebody else's to read.
@@ -69,7 +78,7 @@ impl<S: AsyncRead + Unpin> Lingering<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
+impl AsyncRead for Lingering {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -84,7 +93,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
+impl AsyncWrite for Lingering {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

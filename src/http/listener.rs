@@ -46,7 +46,7 @@ pub trait Listener: Send + Sync + 'static {
 }
 
 /// One accepted connection.
-pub trait Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+pub trait Connection: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {
     /// Sets its options, before the first byte.
     fn prepare(&self, limits: &Limits);
 }

@@ -1,12 +1,12 @@
 //! HTTP as all roles serve it.
 //!
 //! - [`body`]: what an answer carries
-//! - [`gets`]: GETs without hyper, for roles with very many readers
 //! - [`head`]: heads as bytes, for what goes without hyper
 //! - [`headers`]: names of our own headers, and how headers are set and read
 //! - [`reply`]: answers and errors, JSON `{"error":"..."}`
 //! - [`incoming`]: a request's body with time-outs and limits
 //! - [`listener`]: where connections come from
+//! - [`plain`]: GETs and uploads without hyper
 //! - `linger`: closing so that a client in mid upload still gets its answer
 //! - [`request_id`]: the id that travels with an upload
 //! - `requests`: what is counted of them
@@ -14,12 +14,12 @@
 //! - [`server`]: accept loop, limits, probes, request log, graceful stop
 
 pub mod body;
-pub mod gets;
 pub mod head;
 pub mod headers;
 pub mod incoming;
 mod linger;
 pub mod listener;
+pub mod plain;
 pub mod reply;
 pub mod request_id;
 mod requests;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::FutureExt;
 use http::{Method, Request, StatusCode};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
@@ -20,10 +20,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Answer, Connection, Listener, Payload, RequestId,
-    gets::{self, Reply},
     headers::{self, Headers},
     incoming,
     linger::Lingering,
+    plain::{self, Reply},
     reply,
     requests::Requests,
 };
@@ -54,12 +54,12 @@ impl Default for Limits {
 
 /// Longest request line and headers together. A key has at most 1,024 bytes and metadata 4 KiB; the rest is room for
 /// proxies' headers.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
+pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// Bytes read of one connection at once: a blob of 16 KiB with the head before it, else it comes in two parts, of which one
 /// whole is made. A part of a body that is kept (the coordinator keeps the first ones of an upload) holds on to the whole
 /// buffer it was read into, and hyper's own limit is 400 KiB.
-const BUFFER_BYTES: usize = 20 * 1024;
+pub(super) const BUFFER_BYTES: usize = 20 * 1024;
 
 /// After a failed accept (no file descriptors left) there is no use in trying at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -72,12 +72,9 @@ pub trait Handler: Send + Sync + Sized + 'static {
     /// Answers one request.
     fn handle(&self, request: Request<Payload>, id: &RequestId) -> impl Future<Output = Answer> + Send;
 
-    /// Readers come so often that their GETs are answered without hyper ([`gets`]).
-    const READERS: bool = false;
-
     /// The same as `handle` for a GET of this target without a condition or a range, whose other headers say nothing.
     fn whole(&self, target: &str, id: &RequestId) -> impl Future<Output = Reply> + Send {
-        gets::as_request(self, target, id)
+        plain::as_request(self, target, id)
     }
 }
 
@@ -160,11 +157,7 @@ impl<H: Handler> Server<H> {
         let (stop, cut) = (connections.stop.clone(), connections.cut.clone());
         let stream = Lingering::new(stream);
         // In memory of its own: otherwise it would be in the task three times, for as long as the connection lasts.
-        let served: BoxFuture<'static, ()> = if H::READERS {
-            Box::pin(self.serve_readers(stream, watcher, stop))
-        } else {
-            Box::pin(self.serve_with_hyper(stream, watcher))
-        };
+        let served = Box::pin(self.serve_connection(stream, watcher, stop));
         connections.tasks.spawn(async move {
             let open = gauge!("backpack_http_connections", "role" => role);
             open.increment(1.0);
@@ -174,23 +167,18 @@ impl<H: Handler> Server<H> {
         });
     }
 
-    async fn serve_readers<S: Connection>(
-        self: Arc<Self>,
-        mut stream: Lingering<S>,
-        watcher: Watcher,
-        stop: CancellationToken,
-    ) {
+    async fn serve_connection(self: Arc<Self>, stream: Lingering, watcher: Watcher, stop: CancellationToken) {
         // Given back before hyper begins.
-        match Box::pin(gets::serve(&self, &mut stream, &stop, self.limits.head)).await {
-            Ok(gets::Next::Hyper) => Box::pin(self.serve_with_hyper(stream, watcher)).await,
-            Ok(gets::Next::Close) => {}
+        match Box::pin(plain::serve(&self, stream, &stop, self.limits.head)).await {
+            Ok(plain::Next::Hyper(stream)) => Box::pin(self.serve_with_hyper(stream, watcher)).await,
+            Ok(plain::Next::Close) => {}
             Err(error) => tracing::debug!(role = self.handler.role(), %error, "connection ended"),
         }
     }
 
-    fn serve_with_hyper<S: Connection>(
+    fn serve_with_hyper(
         self: Arc<Self>,
-        stream: Lingering<S>,
+        stream: Lingering,
         watcher: Watcher,
     ) -> impl Future<Output = ()> + Send {
         let (role, head) = (self.handler.role(), self.limits.head);

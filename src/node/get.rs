@@ -16,7 +16,7 @@ use super::{
     refusal::Refusal,
 };
 use crate::{
-    http::{Answer, Body, Head, body::BoxError, gets::Reply, reply},
+    http::{Answer, Body, Head, body::BoxError, plain::Reply, reply},
     model::{Key, range::Span},
     storage::{Blob, Found, READ_CHUNK_BYTES, StorageError},
 };

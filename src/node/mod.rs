@@ -41,7 +41,7 @@ use crate::{
     daemon::{Shutdown, VersionClock, unix_ms},
     http::{
         Answer, Handler, Listener, Payload, RequestBody, RequestId, Server,
-        gets::{self, Reply},
+        plain::{self, Reply},
         reply,
     },
     model::Key,
@@ -161,13 +161,11 @@ impl Handler for Node {
         "node"
     }
 
-    const READERS: bool = true;
-
     async fn whole(&self, target: &str, id: &RequestId) -> Reply {
         match target.strip_prefix('/').unwrap_or(target).parse() {
             Ok(key) => self.whole_blob(&key, id).await,
             // One of our own paths, or no key.
-            Err(_) => gets::as_request(self, target, id).await,
+            Err(_) => plain::as_request(self, target, id).await,
         }
     }
 

@@ -29,9 +29,9 @@ mod node_bad_input;
 mod node_blobs;
 #[path = "../node_double/mod.rs"]
 mod node_double;
-mod node_gets;
 mod node_hung_disk;
 mod node_life;
+mod node_plain;
 mod node_process;
 mod observability;
 mod put_cluster;

@@ -1,15 +1,15 @@
-//! The head of a GET. Pure.
+//! The head of a request. Pure.
 
 use std::mem::MaybeUninit;
 
 use http::{HeaderName, HeaderValue, Method, Request, uri::InvalidUri};
 use httparse::{Header, Status};
 
-use crate::http::{Payload, RequestId, head::MAX_HEADERS};
+use crate::http::{Payload, RequestId, head::MAX_HEADERS, server::MAX_HEAD_BYTES};
 
-/// A GET.
+/// A request.
 #[derive(Debug)]
-pub struct Get<'a> {
+pub struct Plain<'a> {
     /// What it asks for.
     pub asked: Asked<'a>,
     /// The connection ends with its answer.
@@ -18,7 +18,7 @@ pub struct Get<'a> {
     pub length: usize,
 }
 
-/// What a GET asks for.
+/// What a request asks for.
 #[derive(Debug)]
 pub enum Asked<'a> {
     /// All of what is there, whatever the reader has already.
@@ -29,13 +29,21 @@ pub enum Asked<'a> {
         id: RequestId,
     },
     /// Something for which all headers are needed.
-    More(Request<Payload>),
+    More(Request<()>),
+    /// A body is to be taken.
+    Upload {
+        /// Its head.
+        request: Request<()>,
+        /// Bytes of the body.
+        length: u64,
+    },
 }
 
-/// The GET that these bytes begin with; `None` for everything that hyper has to look at.
-pub fn get(bytes: &[u8]) -> Option<Get<'_>> {
-    // Before the headers are looked at: connections that only bring uploads come through here too.
-    if !bytes.starts_with(b"GET /") {
+/// The request that these bytes begin with; `None` for everything that hyper has to look at.
+pub fn plain(bytes: &[u8]) -> Option<Plain<'_>> {
+    let is_upload = bytes.starts_with(b"PUT /");
+    // Before the headers are looked at: what does not begin so is not taken anyway.
+    if !is_upload && !bytes.starts_with(b"GET /") {
         return None;
     }
     let mut room = [const { MaybeUninit::uninit() }; MAX_HEADERS];
@@ -44,22 +52,41 @@ pub fn get(bytes: &[u8]) -> Option<Get<'_>> {
         return None;
     };
     let (Some(target), Some(1)) = (request.path, request.version) else { return None };
-    if request.headers.iter().any(asks_for_more_than_an_answer) {
+    let headers = &*request.headers;
+    if length > MAX_HEAD_BYTES || headers.iter().any(asks_for_more_than_an_answer) {
         return None;
     }
-    let closes = closes(request.headers)?;
-    let asked = if is_usual(target) && !request.headers.iter().any(is_condition) {
-        Asked::Whole { target, id: id(request.headers) }
-    } else {
-        Asked::More(with_headers(target, request.headers)?)
+    let closes = closes(headers)?;
+    let asked = match (is_upload, body_length(headers)?) {
+        (true, Some(body)) => {
+            Asked::Upload { request: with_headers(Method::PUT, target, headers)?, length: body }
+        }
+        (false, None) if is_usual(target) && !headers.iter().any(is_condition) => {
+            Asked::Whole { target, id: id(headers) }
+        }
+        (false, None) => Asked::More(with_headers(Method::GET, target, headers)?),
+        _ => return None,
     };
-    Some(Get { asked, closes, length })
+    Some(Plain { asked, closes, length })
 }
 
-/// A body, or another protocol: what hyper knows how to do.
+/// A body in chunks, or another protocol: what hyper knows how to do.
 fn asks_for_more_than_an_answer(header: &Header<'_>) -> bool {
-    const NAMES: [&str; 4] = ["content-length", "transfer-encoding", "expect", "upgrade"];
+    const NAMES: [&str; 3] = ["transfer-encoding", "expect", "upgrade"];
     NAMES.iter().any(|name| header.name.eq_ignore_ascii_case(name))
+}
+
+/// How long the body is, if one comes; `None` if that cannot be told.
+fn body_length(headers: &[Header<'_>]) -> Option<Option<u64>> {
+    let mut said = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("content-length"));
+    match (said.next().map(|header| header.value), said.next()) {
+        (None, None) => Some(None),
+        // A number may have a sign for `parse`.
+        (Some(value), None) if value.iter().all(u8::is_ascii_digit) => {
+            str::from_utf8(value).ok()?.parse().ok().map(Some)
+        }
+        _ => None,
+    }
 }
 
 /// Whether the connection is to be closed; `None` if it is to be something else.
@@ -100,8 +127,11 @@ pub fn bare(target: &str) -> Result<Request<Payload>, InvalidUri> {
     Ok(request)
 }
 
-fn with_headers(target: &str, headers: &[Header<'_>]) -> Option<Request<Payload>> {
-    let mut request = bare(target).ok()?;
+fn with_headers(method: Method, target: &str, headers: &[Header<'_>]) -> Option<Request<()>> {
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    *request.uri_mut() = target.parse().ok()?;
+    request.headers_mut().reserve(headers.len());
     for header in headers {
         let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
         request.headers_mut().append(name, HeaderValue::from_bytes(header.value).ok()?);
@@ -113,8 +143,8 @@ fn with_headers(target: &str, headers: &[Header<'_>]) -> Option<Request<Payload>
 mod tests {
     use super::*;
 
-    fn asked(text: &str) -> Option<Get<'_>> {
-        get(text.as_bytes())
+    fn asked(text: &str) -> Option<Plain<'_>> {
+        plain(text.as_bytes())
     }
 
     #[test]
@@ -128,7 +158,7 @@ mod tests {
         ] {
             let text = format!("GET /a%20b?c=%2F:d HTTP/1.1\r\n{headers}\r\n");
             let both = format!("{text}GET /next");
-            let Some(Get { asked: Asked::Whole { target, id }, closes, length }) = asked(&both) else {
+            let Some(Plain { asked: Asked::Whole { target, id }, closes, length }) = asked(&both) else {
                 panic!("{headers}")
             };
             assert_eq!((target, length), ("/a%20b?c=%2F:d", text.len()));
@@ -142,7 +172,7 @@ mod tests {
         let long = "x".repeat(65);
         for given in ["not an id", "a\u{e4}", "", long.as_str()] {
             let text = format!("GET /a HTTP/1.1\r\nX-Request-Id: {given}\r\n\r\n");
-            let Some(Get { asked: Asked::Whole { id, .. }, .. }) = asked(&text) else { panic!("{given}") };
+            let Some(Plain { asked: Asked::Whole { id, .. }, .. }) = asked(&text) else { panic!("{given}") };
             assert_eq!(id.as_str().len(), 16, "{given}");
         }
     }
@@ -157,11 +187,28 @@ mod tests {
             ("/a{b", "Host: x\r\n"),
         ] {
             let text = format!("GET {target} HTTP/1.1\r\n{headers}\r\n");
-            let Some(Get { asked: Asked::More(request), length, .. }) = asked(&text) else {
+            let Some(Plain { asked: Asked::More(request), length, .. }) = asked(&text) else {
                 panic!("{text}")
             };
             assert_eq!((request.uri().to_string().as_str(), length), (target, text.len()));
             assert_eq!(request.headers().len(), headers.lines().count());
+        }
+    }
+
+    #[test]
+    fn uploads() {
+        for (headers, expected) in [
+            ("Content-Length: 0\r\n", 0),
+            ("Host: x\r\ncontent-length: 007\r\nX-Backpack-Version: 1\r\n", 7),
+            ("Content-Length: 18446744073709551615\r\nConnection: close\r\n", u64::MAX),
+        ] {
+            let text = format!("PUT /a%20b?c HTTP/1.1\r\n{headers}\r\n");
+            let Some(Plain { asked: Asked::Upload { request, length }, closes, .. }) = asked(&text) else {
+                panic!("{headers}")
+            };
+            assert_eq!((request.method(), request.uri().to_string().as_str()), (&Method::PUT, "/a%20b?c"));
+            assert_eq!((length, request.headers().len()), (expected, headers.lines().count()));
+            assert_eq!(closes, headers.contains("close"));
         }
     }
 
@@ -172,7 +219,20 @@ mod tests {
             "GET",
             "GET /a HTTP/1.1\r\nHost: x\r\n",
             "HEAD /a HTTP/1.1\r\n\r\n",
-            "PUT /a HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
+            "POST /a HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
+            "PUT /a HTTP/1.1\r\n\r\n",
+            "PUT /a HTTP/1.1\r\nContent-Length: 1\r\n",
+            "PUT /a HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",
+            "PUT /a HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\nx",
+            "PUT /a HTTP/1.1\r\nContent-Length: +1\r\n\r\nx",
+            "PUT /a HTTP/1.1\r\nContent-Length: 0x1\r\n\r\nx",
+            "PUT /a HTTP/1.1\r\nContent-Length:\r\n\r\nx",
+            "PUT /a HTTP/1.1\r\nContent-Length: 18446744073709551616\r\n\r\nx",
+            "PUT /a HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "PUT /a HTTP/1.1\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n",
+            "PUT /a HTTP/1.0\r\nContent-Length: 1\r\n\r\nx",
+            "PUT http://x/a HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
+            "PUT /a<b HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
             "GET /a HTTP/1.0\r\n\r\n",
             "GET http://x/a HTTP/1.1\r\n\r\n",
             "GET * HTTP/1.1\r\n\r\n",
@@ -192,5 +252,7 @@ mod tests {
         }
         let many = "a: b\r\n".repeat(MAX_HEADERS + 1);
         assert!(asked(&format!("GET /a HTTP/1.1\r\n{many}\r\n")).is_none());
+        let long = "x".repeat(MAX_HEAD_BYTES);
+        assert!(asked(&format!("GET /a HTTP/1.1\r\na: {long}\r\n\r\n")).is_none());
     }
 }

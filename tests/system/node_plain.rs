@@ -1,4 +1,4 @@
-//! GETs are answered without hyper where they are simple: what a reader gets must not depend on it.
+//! GETs and uploads are answered without hyper where they are simple: what a client gets must not depend on it.
 
 use std::{
     io::{Read, Write},
@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backpack::{http, node::Limits};
+use backpack::{http, model::Version, node::Limits};
 
 use crate::{
     node_blobs::bytes,
@@ -55,7 +55,7 @@ async fn put(node: &TestNode, target: &str, body: Vec<u8>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hyper_would_have_said_the_same() {
+async fn of_a_get_hyper_would_have_said_the_same() {
     let node = TestNode::start().await;
     for (target, length) in [("/empty", 0), ("/small", 5), ("/chunk", 256 * 1024), ("/long", 600_001)] {
         put(&node, target, bytes(length)).await;
@@ -99,12 +99,8 @@ async fn hyper_would_have_said_the_same() {
             "GET {target} HTTP/1.1\r\nHost: x\r\nX-Request-Id: id-1\r\n{headers}Connection: close\r\n\r\n"
         );
         let ours = exchange(&node.addr, get.as_bytes(), START_WITHIN).unwrap();
-        // With the first request that is no GET the connection is hyper's.
-        let both = format!("HEAD /-/live HTTP/1.1\r\nHost: x\r\n\r\n{get}");
-        let both = exchange(&node.addr, both.as_bytes(), START_WITHIN).unwrap();
-        let end = both.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
         let what = format!("{target} {headers}");
-        let (ours, hypers) = (shown(&ours, &what), shown(&both[end + 4..], &what));
+        let (ours, hypers) = (shown(&ours, &what), shown(&asked_of_hyper(&node, get.as_bytes()), &what));
         assert!(ours == hypers, "{what}: {ours:.300?}\n{hypers:.300?}");
         statuses.push(ours.0);
     }
@@ -112,6 +108,67 @@ async fn hyper_would_have_said_the_same() {
     statuses.dedup();
     assert_eq!(statuses, [200, 206, 304, 400, 404, 410, 412, 416]);
     node.stop().await;
+}
+
+/// What hyper answers.
+fn asked_of_hyper(node: &TestNode, request: &[u8]) -> Vec<u8> {
+    // With the first request that is no GET and no upload the connection is hyper's.
+    let both = [b"HEAD /-/live HTTP/1.1\r\nHost: x\r\n\r\n", request].concat();
+    let both = exchange(&node.addr, &both, START_WITHIN).unwrap();
+    let end = both.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    both[end + 4..].to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_upload_hyper_would_have_said_the_same() {
+    let version = Version::from_parts(1_700_000_000_000, 7);
+    let start = || {
+        let limits = Limits { blob_bytes: 700_000, upload_idle: Duration::from_secs(1), ..Limits::default() };
+        TestNode::start_with(limits, None)
+    };
+    // One for each way, so that both have nothing before.
+    let (node, other) = (start().await, start().await);
+    let wrong = "Content-MD5: XUFAKrxLKna5cZ2REBfFkg==\r\n";
+    let mut statuses = Vec::new();
+    for (target, headers, announced, sent) in [
+        ("/small", "", 5, 5),
+        ("/empty", "", 0, 0),
+        ("/chunk", "Content-Type: text/plain\r\nX-Amz-Meta-Owner: ann\r\n", 256 * 1024, 256 * 1024),
+        ("/long", "", 600_001, 600_001),
+        ("/with?query", "", 5, 5),
+        ("/broken", "", 5, 4),
+        ("/cut", "", 600_001, 400_000),
+        ("/wrong", wrong, 5, 5),
+        ("/wrong", wrong, 600_001, 600_001),
+        ("/small", "If-None-Match: *\r\n", 5, 5),
+        ("/small", "If-None-Match: *\r\n", 600_001, 600_001),
+        ("/part", "Content-Range: bytes 0-4/5\r\n", 5, 5),
+        ("/too-long", "", 700_001, 700_001),
+        ("/meta", "X-Amz-Meta-A: \u{e4}\r\n", 5, 5),
+        ("/", "", 5, 5),
+        ("/a/../b", "", 5, 5),
+        ("/a%zz", "", 600_001, 600_001),
+        ("/a{b}", "", 5, 5),
+        ("/a<b", "", 5, 5),
+        ("/-/list", "", 5, 5),
+        ("/-/nothing", "", 5, 5),
+    ] {
+        let head = format!(
+            "PUT {target} HTTP/1.1\r\nHost: x\r\nX-Request-Id: id-1\r\nX-Backpack-Version: {version}\r\n{headers}\
+             Content-Length: {announced}\r\nConnection: close\r\n\r\n"
+        );
+        let upload = [head.into_bytes(), bytes(sent)].concat();
+        let what = format!("{target} {headers} {sent} of {announced}");
+        let ours = exchange(&node.addr, &upload, START_WITHIN).unwrap();
+        let (ours, hypers) = (shown(&ours, &what), shown(&asked_of_hyper(&other, &upload), &what));
+        assert!(ours == hypers, "{what}: {ours:.300?}\n{hypers:.300?}");
+        statuses.push(ours.0);
+    }
+    statuses.sort_unstable();
+    statuses.dedup();
+    assert_eq!(statuses, [201, 400, 404, 405, 408, 412, 413, 422]);
+    node.stop().await;
+    other.stop().await;
 }
 
 /// What must be the same of a reply.

@@ -34,14 +34,17 @@ fn with_date(with: impl FnOnce(&[u8])) {
 /// Sends an answer. `closes`: the last one of its connection. After an error nothing can be sent on the connection any more.
 pub async fn send(to: &mut (impl AsyncWrite + Unpin), reply: Reply, closes: bool) -> io::Result<()> {
     let (head, body, length) = match reply {
-        Reply::Whole { head, body, length } => (head, body, length),
-        Reply::Answer(answer) => head_of(answer)?,
+        Reply::Whole { head, body, length } => (head, body, Some(length)),
+        Reply::Answer(answer) => head_of(answer),
     };
     let head = finish(head, closes);
     match body {
         Body::Empty => to.write_all(&head).await,
         Body::Full(bytes) => send_all(to, &head, bytes).await,
-        Body::Stream(_) => stream(to, head, body, length).await,
+        Body::Stream(_) => match length {
+            Some(length) => stream(to, head, body, length).await,
+            None => stream_chunks(to, head, body).await,
+        },
     }
 }
 
@@ -54,27 +57,40 @@ fn finish(mut head: Head, closes: bool) -> Vec<u8> {
     head.finish()
 }
 
-/// The head and the body of an answer, and how many bytes the body has.
-fn head_of(answer: Answer) -> io::Result<(Head, Body, u64)> {
+/// The head and the body of an answer, and how many bytes the body has; `None`: it is sent in chunks.
+fn head_of(answer: Answer) -> (Head, Body, Option<u64>) {
     let (parts, body) = answer.into_parts();
     let mut head = Head::answer(parts.status);
     for (name, value) in &parts.headers {
         head.line(name, value.as_bytes());
     }
     if parts.status == StatusCode::NOT_MODIFIED || parts.status == StatusCode::NO_CONTENT {
-        return Ok((head, Body::Empty, 0));
+        return (head, Body::Empty, Some(0));
     }
     if let Some(length) = headers::get(&parts.headers, header::CONTENT_LENGTH) {
-        return Ok((head, body, length));
+        return (head, body, Some(length));
     }
-    // Nobody with readers answers with something whose length is not known.
-    let length = body.size_hint().exact().ok_or_else(|| io::Error::other("an answer without a length"))?;
-    head.set(header::CONTENT_LENGTH, length);
-    Ok((head, body, length))
+    let length = body.size_hint().exact();
+    match length {
+        Some(length) => head.set(header::CONTENT_LENGTH, length),
+        None => head.line(&header::TRANSFER_ENCODING, b"chunked"),
+    }
+    (head, body, length)
 }
 
 async fn send_all(to: &mut (impl AsyncWrite + Unpin), head: &[u8], body: Bytes) -> io::Result<()> {
     to.write_all_buf(&mut head.chain(body)).await
+}
+
+/// The next bytes of a body.
+async fn next(body: &mut Body) -> io::Result<Option<Bytes>> {
+    while let Some(frame) = body.frame().await {
+        match frame.map_err(io::Error::other)?.into_data() {
+            Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
+            _ => {}
+        }
+    }
+    Ok(None)
 }
 
 /// Sends the parts of a body as they come, which must be so many bytes.
@@ -84,12 +100,26 @@ async fn stream(
     mut body: Body,
     mut left: u64,
 ) -> io::Result<()> {
-    while let Some(frame) = body.frame().await {
-        let Ok(bytes) = frame.map_err(io::Error::other)?.into_data() else { continue };
+    while let Some(bytes) = next(&mut body).await? {
         left = left.checked_sub(bytes.len() as u64).ok_or_else(|| io::Error::other("a body is too long"))?;
         send_all(to, &std::mem::take(&mut head), bytes).await?;
     }
     if left > 0 { Err(io::Error::other("a body is too short")) } else { to.write_all(&head).await }
+}
+
+/// Sends the parts of a body as they come, each as a chunk.
+async fn stream_chunks(
+    to: &mut (impl AsyncWrite + Unpin),
+    mut head: Vec<u8>,
+    mut body: Body,
+) -> io::Result<()> {
+    while let Some(bytes) = next(&mut body).await? {
+        head.extend_from_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
+        to.write_all_buf(&mut head.chain(bytes).chain(&b"\r\n"[..])).await?;
+        head.clear();
+    }
+    head.extend_from_slice(b"0\r\n\r\n");
+    to.write_all(&head).await
 }
 
 #[cfg(test)]
@@ -148,6 +178,14 @@ mod tests {
         assert!(sent(streamed(Some(5), &[Ok("abcd")]), false).await.is_none());
         assert!(sent(streamed(Some(5), &[Ok("abc"), Ok("def")]), false).await.is_none());
         assert!(sent(streamed(Some(5), &[Ok("abc"), Err("damaged")]), false).await.is_none());
-        assert!(sent(streamed(None, &[Ok("abc")]), false).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_body_of_unknown_length_comes_in_chunks() {
+        let head = "HTTP/1.1 200 OK|transfer-encoding: chunked||";
+        let whole = sent(streamed(None, &[Ok("0123456789"), Ok(""), Ok("abcdefg")]), false).await.unwrap();
+        assert_eq!(whole, format!("{head}a|0123456789|7|abcdefg|0||"));
+        assert_eq!(sent(streamed(None, &[]), false).await.unwrap(), format!("{head}0||"));
+        assert!(sent(streamed(None, &[Ok("abc"), Err("damaged")]), false).await.is_none());
     }
 }
