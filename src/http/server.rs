@@ -35,8 +35,8 @@ use crate::{
 /// Limits of one listener.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Open connections; more wait in the listen queue. Each costs a file descriptor and some 25 KiB, while
-    /// a long body comes some 40.
+    /// Open connections; more wait in the listen queue. Each costs a file descriptor and some 5 KiB, while a long body comes
+    /// some 30 (docs/decisions/0020); one that is hyper's some 25 and 40.
     pub connections: usize,
     /// For the whole head of a request to come, and for the next request of a kept connection (up to twice that where it is
     /// not hyper who waits). Longer than our clients' and nginx's 60 s, so that it is they who close idle connections, and no

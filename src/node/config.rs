@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Every connection costs a file descriptor and some 25 KiB, while a long body comes some 40.
+/// Every connection costs a file descriptor and some 5 KiB, while a long body comes some 30.
 const DEFAULT_CONNECTIONS: usize = 10_000;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
