@@ -11,6 +11,9 @@ use bytes::Bytes;
 /// Of each upload so much is kept whatever the others keep: most are no longer.
 const ALWAYS_BYTES: u64 = 16 << 10;
 
+/// Parts up to this length, together, are kept as one: each takes some 70 bytes besides its own, and a client may send single ones.
+const JOINED_BYTES: usize = 1 << 10;
+
 /// Memory for all uploads, beyond the first [`ALWAYS_BYTES`] of each.
 #[derive(Debug)]
 pub struct Room {
@@ -28,7 +31,7 @@ impl Room {
     }
 }
 
-/// The beginning of one upload, in the parts in which it came.
+/// The beginning of one upload, in the parts in which it came; small ones are joined.
 #[derive(Debug)]
 pub struct Kept {
     room: Arc<Room>,
@@ -60,7 +63,10 @@ impl Kept {
         }
         self.length = length;
         self.taken += need;
-        self.parts.push(part.clone());
+        match self.parts.last_mut().filter(|last| last.len() + part.len() <= JOINED_BYTES) {
+            Some(last) => *last = [&last[..], part].concat().into(),
+            None => self.parts.push(part.clone()),
+        }
         true
     }
 
@@ -69,14 +75,14 @@ impl Kept {
         &self.parts
     }
 
-    /// The part that begins there.
+    /// What is kept of the part with the byte at that position, from there on.
     pub fn part_at(&self, position: u64) -> Option<Bytes> {
-        let mut start = 0;
+        let mut skipped = usize::try_from(position).ok()?;
         for part in &self.parts {
-            if position == start {
-                return Some(part.clone());
+            if skipped < part.len() {
+                return Some(part.slice(skipped..));
             }
-            start += part.len() as u64;
+            skipped -= part.len();
         }
         None
     }
@@ -97,14 +103,35 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_found_where_they_begin() {
-        let mut kept = Kept::new(&Room::new(0), 10);
-        assert!(kept.keep(&part(3)) && kept.keep(&part(4)));
-        assert_eq!(kept.part_at(0).map(|part| part.len()), Some(3));
-        assert_eq!(kept.part_at(3).map(|part| part.len()), Some(4));
-        assert_eq!(kept.part_at(7), None);
-        assert!(kept.keep(&part(3)) && !kept.keep(&part(1)), "no more than its limit");
+    fn parts_are_found_by_their_bytes() {
+        let mut kept = Kept::new(&Room::new(0), 3000);
+        assert!(kept.keep(&part(1000)) && kept.keep(&part(1200)));
+        for (position, length) in
+            [(0, Some(1000)), (999, Some(1)), (1000, Some(1200)), (1300, Some(900)), (2200, None)]
+        {
+            assert_eq!(kept.part_at(position).map(|part| part.len()), length, "{position}");
+        }
+        assert!(kept.keep(&part(800)) && !kept.keep(&part(1)), "no more than its limit");
         assert_eq!(kept.parts().len(), 3);
+    }
+
+    #[test]
+    fn single_bytes_are_kept_together() {
+        let mut kept = Kept::new(&Room::new(0), ALWAYS_BYTES);
+        let all: Vec<u8> = (0..ALWAYS_BYTES).map(|n| (n % 251) as u8).collect();
+        for byte in &all {
+            assert!(kept.keep(&Bytes::copy_from_slice(&[*byte])));
+        }
+        assert_eq!(kept.parts().len(), all.len() / JOINED_BYTES);
+        assert_eq!(kept.parts().concat(), all);
+        // Whatever was handed out: the rest follows without a gap.
+        for begin in [0, 1, 1023, 1024, 5000, all.len() - 1] {
+            let mut rest = Vec::new();
+            while let Some(part) = kept.part_at((begin + rest.len()) as u64) {
+                rest.extend_from_slice(&part);
+            }
+            assert_eq!(rest, all[begin..], "{begin}");
+        }
     }
 
     #[test]

@@ -131,7 +131,10 @@ impl RequestBody {
     pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
         let part = tokio::time::timeout(self.idle, self.body.next()).await;
         let part = part.map_err(|_| BodyError::Idle(self.idle))?.map_err(BodyError::Broken)?;
-        let Some(bytes) = part else { return Ok(None) };
+        let Some(bytes) = part else {
+            let is_whole = self.announced.is_none_or(|announced| announced == self.received);
+            return if is_whole { Ok(None) } else { Err(BodyError::Broken("it is too short".into())) };
+        };
         self.received += bytes.len() as u64;
         if self.received > self.max {
             return Err(BodyError::TooLarge(self.max));

@@ -8,6 +8,7 @@
 use std::{
     fmt,
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -19,7 +20,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::Connection;
+use super::{Connection, server::BUFFER_BYTES};
 
 /// A client that sends nothing for this long has seen the answer, or will not. It is what a connection without a client
 /// costs when it is closed.
@@ -55,7 +56,30 @@ impl Lingering {
 
     /// Gives back what was read and is somebody else's to read.
     pub fn unread(&mut self, bytes: Bytes) {
-        self.unread = bytes;
+        self.unread = if self.unread.is_empty() { bytes } else { [&bytes[..], &self.unread].concat().into() };
+    }
+
+    /// What comes, as far as it does at once; nothing at the end.
+    pub fn poll_come(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        // On the stack: a connection that waits holds no memory for it.
+        let mut room = [const { MaybeUninit::uninit() }; BUFFER_BYTES];
+        let mut buffer = ReadBuf::uninit(&mut room);
+        ready!(Pin::new(self).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(Bytes::copy_from_slice(buffer.filled())))
+    }
+
+    /// Ready when the client is gone. What it sends instead is there to be read, and until then it is not listened to.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.unread.is_empty() {
+            return Poll::Pending;
+        }
+        match ready!(self.poll_come(cx)) {
+            Ok(came) if !came.is_empty() => {
+                self.unread(came);
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
     }
 
     /// Reads what still comes; ready when the client has closed too, is silent, or has had its time.

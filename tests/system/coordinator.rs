@@ -9,11 +9,11 @@ use std::{
 use backpack::{daemon::unix_ms, model::Version};
 
 use crate::{
-    coordinator_support::{Cluster, Member, body},
+    coordinator_support::{Cluster, Member, Settings, body},
     support::{
         http::{Request, exchange},
         original_node::Fault,
-        wait::eventually,
+        wait::{eventually, wait_until},
     },
 };
 
@@ -560,6 +560,58 @@ async fn a_stop_finishes_the_uploads_in_flight() {
     let answer = slow.await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert_eq!(cluster.used("1").await, 20, "what was taken is counted before the end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_the_rest_of_an_upload_that_is_on_its_way_to_a_server() {
+    let mut cluster = Cluster::start(&[&[Member::Original]]).await;
+    let (blob, came) = (body(100_000), 50_000);
+    let mut client = begin_upload(&cluster, "slow", blob.len(), &blob[..came]);
+    let original = &cluster.originals[0];
+    eventually("a server has its beginning", WITHIN, || async { !original.seen().is_empty() }).await;
+    let (addr, rest) = (cluster.addr.clone(), blob[came..].to_vec());
+    let answered = tokio::task::spawn_blocking(move || {
+        wait_until("nobody is let in", WITHIN, || std::net::TcpStream::connect(&addr).is_err());
+        client.write_all(&rest).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    cluster.stop().await;
+    let answer = answered.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(cluster.originals[0].blob("slow").as_ref() == Some(&blob));
+    assert_eq!(cluster.used("1").await, blob.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_takes_longer_than_a_stop_may_is_cut_whether_its_client_sends_or_not() {
+    // More than the server takes in the time of any test.
+    const LENGTH: usize = 512 << 20;
+    for sends in [true, false] {
+        let settings = Settings { drain: Duration::from_millis(500), ..Settings::default() };
+        let mut cluster = Cluster::start_set(&[&[Member::Original]], settings).await;
+        cluster.originals[0].set_fault(Fault::Bandwidth(4 << 20));
+        let mut client = begin_upload(&cluster, "long", LENGTH, &body(50_000));
+        let original = &cluster.originals[0];
+        eventually("a server has its beginning", WITHIN, || async { !original.seen().is_empty() }).await;
+        let ended = tokio::task::spawn_blocking(move || {
+            let part = body(64 << 10);
+            let mut sent = 50_000;
+            while sends && sent + part.len() <= LENGTH && client.write_all(&part).is_ok() {
+                sent += part.len();
+            }
+            let mut answer = Vec::new();
+            // The end, or an error.
+            let _ = client.read_to_end(&mut answer);
+            (sent, answer)
+        });
+        cluster.stop().await;
+        let (sent, answer) = ended.await.unwrap();
+        assert!(sent < LENGTH / 2, "nobody reads on: {sent}");
+        assert_eq!(answer, b"", "nothing was promised");
+        assert_eq!(cluster.used("1").await, 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpStream,
+    net::{Shutdown, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -112,11 +112,18 @@ async fn of_a_get_hyper_would_have_said_the_same() {
 
 /// What hyper answers.
 fn asked_of_hyper(node: &TestNode, request: &[u8]) -> Vec<u8> {
-    // With the first request that is no GET and no upload the connection is hyper's.
-    let both = [b"HEAD /-/live HTTP/1.1\r\nHost: x\r\n\r\n", request].concat();
-    let both = exchange(&node.addr, &both, START_WITHIN).unwrap();
-    let end = both.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
-    both[end + 4..].to_vec()
+    without_first(&exchange(&node.addr, &after_hypers(request), START_WITHIN).unwrap()).to_vec()
+}
+
+/// The request on a connection that is hyper's by then, for its first one is neither a GET nor an upload.
+fn after_hypers(request: &[u8]) -> Vec<u8> {
+    [b"HEAD /-/live HTTP/1.1\r\nHost: x\r\n\r\n", request].concat()
+}
+
+/// The answers without that to the first request.
+fn without_first(answers: &[u8]) -> &[u8] {
+    let end = answers.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    &answers[end + 4..]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,7 +136,7 @@ async fn of_an_upload_hyper_would_have_said_the_same() {
     // One for each way, so that both have nothing before.
     let (node, other) = (start().await, start().await);
     let wrong = "Content-MD5: XUFAKrxLKna5cZ2REBfFkg==\r\n";
-    let mut statuses = Vec::new();
+    let (mut statuses, mut kept) = (Vec::new(), 0);
     for (target, headers, announced, sent) in [
         ("/small", "", 5, 5),
         ("/empty", "", 0, 0),
@@ -157,16 +164,37 @@ async fn of_an_upload_hyper_would_have_said_the_same() {
             "PUT {target} HTTP/1.1\r\nHost: x\r\nX-Request-Id: id-1\r\nX-Backpack-Version: {version}\r\n{headers}\
              Content-Length: {announced}\r\nConnection: close\r\n\r\n"
         );
-        let upload = [head.into_bytes(), bytes(sent)].concat();
+        let upload = [head.clone().into_bytes(), bytes(sent)].concat();
         let what = format!("{target} {headers} {sent} of {announced}");
         let ours = exchange(&node.addr, &upload, START_WITHIN).unwrap();
         let (ours, hypers) = (shown(&ours, &what), shown(&asked_of_hyper(&other, &upload), &what));
         assert!(ours == hypers, "{what}: {ours:.300?}\n{hypers:.300?}");
         statuses.push(ours.0);
+        if sent < announced && sent > 0 {
+            let [ours, hypers] = [(&node, &upload), (&other, &after_hypers(&upload))].map(|(node, bytes)| {
+                let mut client = connect(node);
+                client.write_all(bytes).unwrap();
+                client.shutdown(Shutdown::Write).unwrap();
+                let mut answer = Vec::new();
+                client.read_to_end(&mut answer).unwrap();
+                answer
+            });
+            // The words are the operating system's or hyper's.
+            assert_eq!((shown(&ours, &what).0, shown(without_first(&hypers), &what).0), (400, 400), "{what}");
+        } else if sent < 10 {
+            let next = b"GET /-/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            let both = [head.replace("Connection: close\r\n", "").as_bytes(), &bytes(sent), next].concat();
+            let [ours, hypers] =
+                [exchange(&node.addr, &both, START_WITHIN).unwrap(), asked_of_hyper(&other, &both)]
+                    .map(|answers| answers.ends_with(b"\r\n\r\nlive\n"));
+            assert_eq!(ours, hypers, "{what}: whether the connection goes on");
+            kept += usize::from(ours);
+        }
     }
     statuses.sort_unstable();
     statuses.dedup();
     assert_eq!(statuses, [201, 400, 404, 405, 408, 412, 413, 422]);
+    assert_eq!(kept, 12, "after all that is no nonsense for hyper");
     node.stop().await;
     other.stop().await;
 }

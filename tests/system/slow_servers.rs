@@ -32,7 +32,8 @@ const AT_ONCE: usize = 4;
 const ANSWER: Duration = Duration::from_secs(10);
 
 fn settings() -> Settings {
-    Settings { flags: vec!["--patience", "300", "--hedge-after", "30"], timeouts: NO_TIMEOUTS }
+    let flags = vec!["--patience", "300", "--hedge-after", "30"];
+    Settings { flags, timeouts: NO_TIMEOUTS, ..Settings::default() }
 }
 
 fn body(length: usize) -> Vec<u8> {

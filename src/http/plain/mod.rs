@@ -14,8 +14,8 @@ mod upload;
 mod write;
 
 use std::{
+    future::poll_fn,
     io,
-    mem::MaybeUninit,
     pin::{Pin, pin},
     task::Poll,
     time::Duration,
@@ -24,16 +24,14 @@ use std::{
 use bytes::{Buf, Bytes};
 use http::StatusCode;
 use tokio::{
-    io::{AsyncRead, AsyncWriteExt, ReadBuf},
+    io::AsyncWriteExt,
     time::{Instant, Sleep},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 pub use self::upload::Upload;
 use self::{read::Asked, write::send};
-use super::{
-    Answer, Body, Handler, Head, Payload, RequestId, Server, linger::Lingering, reply, server::BUFFER_BYTES,
-};
+use super::{Answer, Body, Handler, Head, Payload, RequestId, Server, linger::Lingering, reply};
 
 /// What a GET gets.
 pub enum Reply {
@@ -85,36 +83,72 @@ pub async fn serve<H: Handler>(
             };
             let reply = match asked {
                 Asked::Whole { target, id } => {
-                    let reply = server.answer_whole(target, &id).await;
+                    let reply = unless_gone(server.answer_whole(target, &id), &mut stream).await;
                     came.advance(length);
                     reply
                 }
                 Asked::More(request) => {
                     came.advance(length);
-                    Reply::Answer(server.answer(request.map(|()| Payload::default())).await)
+                    let answer = server.answer(request.map(|()| Payload::default()));
+                    unless_gone(answer, &mut stream).await.map(Reply::Answer)
                 }
                 Asked::Upload { request, length: body } => {
                     came.advance(length);
-                    let begin =
-                        came.split_to(usize::try_from(body).map_or(came.len(), |body| body.min(came.len())));
+                    let begin = came.split_to(came.len().min(usize::try_from(body).unwrap_or(usize::MAX)));
                     if begin.len() as u64 == body {
-                        Reply::Answer(server.answer(request.map(|()| Payload::from(begin))).await)
+                        let answer = server.answer(request.map(|()| Payload::from(begin)));
+                        unless_gone(answer, &mut stream).await.map(Reply::Answer)
                     } else {
                         let (upload, lent) = upload::lend(stream, begin, body);
-                        let answer = server.answer(request.map(|()| Payload::from(upload))).await;
-                        let unread;
-                        (stream, unread) = lent.await.map_err(io::Error::other)?;
+                        let taken = server.answer(request.map(|()| Payload::from(upload)));
+                        let (answer, unread);
+                        (answer, stream, unread) = with_lent(taken, lent).await?;
                         closes |= unread > 0;
-                        Reply::Answer(answer)
+                        answer.map(Reply::Answer)
                     }
                 }
             };
+            let Some(reply) = reply else { return Ok(Next::Close) };
             closes |= stop.is_cancelled();
             send(&mut stream, reply, closes).await?;
             if closes {
                 stream.shutdown().await?;
                 return Ok(Next::Close);
             }
+        }
+    }
+}
+
+/// What is answered; `None` if the client goes away before.
+async fn unless_gone<T>(answer: impl Future<Output = T>, stream: &mut Lingering) -> Option<T> {
+    let mut answer = pin!(answer);
+    poll_fn(|cx| match answer.as_mut().poll(cx) {
+        Poll::Ready(answer) => Poll::Ready(Some(answer)),
+        Poll::Pending => stream.poll_gone(cx).map(|()| None),
+    })
+    .await
+}
+
+/// The same for an upload that has the connection as long as its body is read; and the connection, with the bytes of the body
+/// that nobody read.
+async fn with_lent<T>(
+    answer: impl Future<Output = T>,
+    mut lent: upload::Back,
+) -> io::Result<(Option<T>, Lingering, u64)> {
+    let mut answer = pin!(answer);
+    tokio::select! {
+        biased;
+        answer = &mut answer => {
+            let (mut stream, unread) = lent.await.map_err(io::Error::other)?;
+            let unread = upload::skip(&mut stream, unread);
+            Ok((Some(answer), stream, unread))
+        }
+        given = &mut lent => {
+            let (mut stream, unread) = given.map_err(io::Error::other)?;
+            let unread = upload::skip(&mut stream, unread);
+            // While more of a body comes it cannot be told whether the client is there.
+            let answer = if unread > 0 { Some(answer.await) } else { unless_gone(answer, &mut stream).await };
+            Ok((answer, stream, unread))
         }
     }
 }
@@ -132,13 +166,10 @@ struct Wait<'a, 'b> {
 impl Wait<'_, '_> {
     /// What comes next; `None` if nothing does, and the connection is closed.
     async fn read(&mut self, stream: &mut Lingering) -> io::Result<Option<Bytes>> {
-        let came = std::future::poll_fn(|cx| {
-            // On the stack: a connection that waits holds no memory for it.
-            let mut room = [const { MaybeUninit::uninit() }; BUFFER_BYTES];
-            let mut buffer = ReadBuf::uninit(&mut room);
-            if let Poll::Ready(read) = Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
+        let came = poll_fn(|cx| {
+            if let Poll::Ready(came) = stream.poll_come(cx) {
                 self.is_used = true;
-                return Poll::Ready(read.map(|()| Some(Bytes::copy_from_slice(buffer.filled()))));
+                return Poll::Ready(came.map(Some));
             }
             if self.stopped.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(None));
@@ -160,12 +191,17 @@ impl Wait<'_, '_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http::Request;
-    use tokio::io::{AsyncReadExt, DuplexStream};
+    use tokio::{
+        io::{AsyncReadExt, DuplexStream},
+        sync::Semaphore,
+    };
 
     use super::*;
     use crate::{
-        http::{Connection, Limits, RequestBody},
+        http::{Connection, Limits, RequestBody, server::BUFFER_BYTES},
         telemetry::health::Readiness,
     };
 
@@ -286,9 +322,101 @@ mod tests {
         let (_, answers, _) = served(&[&put("/refused", 3), "xyz", GET]).await;
         assert!(answers.contains("connection: close"));
         assert_eq!(bodies(&answers), ["PUT /refused"]);
-        // What came with its head need not be read by anyone.
-        let (_, answers, _) = served(&[&format!("{}xyz{GET}", put("/refused", 3))]).await;
-        assert!(!answers.contains("connection: close"));
-        assert_eq!(bodies(&answers), ["PUT /refused", "GET /a?b"]);
+        // What is there already need not be read by anyone.
+        for length in [3, BUFFER_BYTES, BUFFER_BYTES + 99] {
+            let (_, answers, _) =
+                served(&[&format!("{}{}{GET}", put("/refused", length), "x".repeat(length))]).await;
+            assert!(!answers.contains("connection: close"));
+            assert_eq!(bodies(&answers), ["PUT /refused", "GET /a?b"]);
+        }
+        let long = "x".repeat(3 * BUFFER_BYTES);
+        let (_, answers, _) = served(&[&put("/refused", long.len()), &long, GET]).await;
+        assert!(answers.contains("connection: close"));
+        assert_eq!(bodies(&answers), ["PUT /refused"]);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_away_ends_the_work_and_one_that_sends_more_does_not() {
+        /// Answers when it is told to; says when it is dropped.
+        struct Slow(Arc<Semaphore>, Arc<Semaphore>);
+
+        struct Dropped(Arc<Semaphore>);
+
+        impl Drop for Dropped {
+            fn drop(&mut self) {
+                self.0.add_permits(1);
+            }
+        }
+
+        impl Handler for Slow {
+            fn role(&self) -> &'static str {
+                "test"
+            }
+
+            async fn handle(&self, request: Request<Payload>, _id: &RequestId) -> Answer {
+                let _dropped = Dropped(self.1.clone());
+                let (head, body) = request.into_parts();
+                let mut body = RequestBody::new(body, 1 << 20, Duration::from_secs(60)).unwrap();
+                while body.next().await.unwrap().is_some() {}
+                drop(body);
+                self.0.acquire().await.unwrap().forget();
+                reply::text(StatusCode::OK, format!("[{}]", head.uri))
+            }
+        }
+
+        let upload = put("/a", 3);
+        for parts in [&[GET][..], &["GET /a HTTP/1.1\r\nRange: bytes=0-1\r\n\r\n"], &[&upload, "xyz"]] {
+            for goes in [true, false] {
+                let (go_on, dropped) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+                let server = Server::new(
+                    Slow(go_on.clone(), dropped.clone()),
+                    Readiness::default(),
+                    Limits::default(),
+                );
+                let (mut client, stream) = tokio::io::duplex(64 << 10);
+                let serving = tokio::spawn(async move {
+                    let stop = CancellationToken::new();
+                    serve(&server, Lingering::new(stream), &stop, Duration::from_secs(60)).await.unwrap()
+                });
+                for part in parts {
+                    client.write_all(part.as_bytes()).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                if goes {
+                    drop(client);
+                    dropped.acquire().await.unwrap().forget();
+                    assert!(matches!(serving.await.unwrap(), Next::Close));
+                } else {
+                    // The next request, and one that is hyper's: in this order.
+                    client.write_all(GET.as_bytes()).await.unwrap();
+                    tokio::task::yield_now().await;
+                    client.write_all(b"HEAD /a HTTP/1.1\r\n\r\n").await.unwrap();
+                    tokio::task::yield_now().await;
+                    go_on.add_permits(2);
+                    let Next::Hyper(mut stream) = serving.await.unwrap() else { panic!("{parts:?}") };
+                    let mut unread = [0; 5];
+                    stream.read_exact(&mut unread).await.unwrap();
+                    assert_eq!(&unread, b"HEAD ");
+                    drop(stream);
+                    let mut answers = String::new();
+                    client.read_to_string(&mut answers).await.unwrap();
+                    assert_eq!(bodies(&answers).len(), 2, "{answers}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upload_whose_connection_was_cut_ends_whatever_comes() {
+        for client_sends in [true, false] {
+            let (mut client, stream) = tokio::io::duplex(64 << 10);
+            if client_sends {
+                client.write_all(&[7; 9]).await.unwrap();
+            }
+            let (mut upload, lent) = upload::lend(Lingering::new(stream), Bytes::new(), 9);
+            let read = tokio::spawn(async move { poll_fn(|cx| upload.poll_next(cx)).await });
+            drop(lent);
+            assert_eq!(read.await.unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        }
     }
 }

@@ -2,12 +2,16 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::sync::oneshot;
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    sync::oneshot,
+};
 use tokio_util::io::poll_read_buf;
 
 use crate::http::{linger::Lingering, server::BUFFER_BYTES};
@@ -39,6 +43,18 @@ pub fn lend(stream: Lingering, begin: Bytes, length: u64) -> (Upload, Back) {
     (Upload { lent: Some(Lent { stream, unread, back }), begin, length }, given)
 }
 
+/// Throws away what nobody read of a body and is there already, unless it is long; says how many bytes are still to come.
+pub fn skip(stream: &mut Lingering, unread: u64) -> u64 {
+    let mut room = [const { MaybeUninit::uninit() }; BUFFER_BYTES];
+    let Some(room) = usize::try_from(unread).ok().and_then(|unread| room.get_mut(..unread)) else {
+        return unread;
+    };
+    let mut buffer = ReadBuf::uninit(room);
+    // Nothing, the end and an error are the same: the rest does not come.
+    let _ = Pin::new(stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buffer);
+    unread - buffer.filled().len() as u64
+}
+
 impl Upload {
     /// Bytes of all of it.
     pub fn length(&self) -> u64 {
@@ -53,6 +69,10 @@ impl Upload {
         let Some(Lent { stream, unread, back }) = self.lent.as_mut().filter(|lent| lent.unread > 0) else {
             return Poll::Ready(Ok(None));
         };
+        // Also where a client sends without a pause.
+        if back.is_closed() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let most = usize::try_from(*unread).map_or(BUFFER_BYTES, |unread| unread.min(BUFFER_BYTES));
         let mut room = BytesMut::with_capacity(most);
         let Poll::Ready(read) = poll_read_buf(Pin::new(stream), cx, &mut (&mut room).limit(most)) else {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use futures_util::FutureExt;
 use http::{StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
@@ -39,13 +40,14 @@ pub async fn send(to: &mut (impl AsyncWrite + Unpin), reply: Reply, closes: bool
     };
     let head = finish(head, closes);
     match body {
-        Body::Empty => to.write_all(&head).await,
-        Body::Full(bytes) => send_all(to, &head, bytes).await,
+        Body::Empty => to.write_all(&head).await?,
+        Body::Full(bytes) => send_all(to, &head, bytes).await?,
         Body::Stream(_) => match length {
-            Some(length) => stream(to, head, body, length).await,
-            None => stream_chunks(to, head, body).await,
+            Some(length) => stream(to, head, body, length).await?,
+            None => stream_chunks(to, head, body).await?,
         },
     }
+    to.flush().await
 }
 
 /// Adds whatever every answer ends with. The connection ends with this one if it `closes`.
@@ -93,6 +95,20 @@ async fn next(body: &mut Body) -> io::Result<Option<Bytes>> {
     Ok(None)
 }
 
+/// The first bytes of a body. If they take their time the head goes without them: the client is to know that something comes.
+async fn first(
+    to: &mut (impl AsyncWrite + Unpin),
+    head: &mut Vec<u8>,
+    body: &mut Body,
+) -> io::Result<Option<Bytes>> {
+    if let Some(first) = next(body).now_or_never() {
+        return first;
+    }
+    to.write_all(head).await?;
+    head.clear();
+    next(body).await
+}
+
 /// Sends the parts of a body as they come, which must be so many bytes.
 async fn stream(
     to: &mut (impl AsyncWrite + Unpin),
@@ -100,9 +116,11 @@ async fn stream(
     mut body: Body,
     mut left: u64,
 ) -> io::Result<()> {
-    while let Some(bytes) = next(&mut body).await? {
+    let mut part = first(to, &mut head, &mut body).await?;
+    while let Some(bytes) = part {
         left = left.checked_sub(bytes.len() as u64).ok_or_else(|| io::Error::other("a body is too long"))?;
         send_all(to, &std::mem::take(&mut head), bytes).await?;
+        part = next(&mut body).await?;
     }
     if left > 0 { Err(io::Error::other("a body is too short")) } else { to.write_all(&head).await }
 }
@@ -113,10 +131,12 @@ async fn stream_chunks(
     mut head: Vec<u8>,
     mut body: Body,
 ) -> io::Result<()> {
-    while let Some(bytes) = next(&mut body).await? {
+    let mut part = first(to, &mut head, &mut body).await?;
+    while let Some(bytes) = part {
         head.extend_from_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
         to.write_all_buf(&mut head.chain(bytes).chain(&b"\r\n"[..])).await?;
         head.clear();
+        part = next(&mut body).await?;
     }
     head.extend_from_slice(b"0\r\n\r\n");
     to.write_all(&head).await
@@ -128,6 +148,7 @@ mod tests {
     use http::Response;
     use http_body::Frame;
     use http_body_util::StreamBody;
+    use tokio::io::AsyncReadExt;
 
     use super::*;
     use crate::http::{body::BoxError, reply};
@@ -187,5 +208,29 @@ mod tests {
         assert_eq!(whole, format!("{head}a|0123456789|7|abcdefg|0||"));
         assert_eq!(sent(streamed(None, &[]), false).await.unwrap(), format!("{head}0||"));
         assert!(sent(streamed(None, &[Ok("abc"), Err("damaged")]), false).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn the_head_does_not_wait_for_a_body_that_takes_its_time() {
+        for length in [Some(3), None] {
+            let (parts, mut body) = tokio::sync::mpsc::unbounded_channel::<Result<_, BoxError>>();
+            let frames = stream::poll_fn(move |cx| body.poll_recv(cx));
+            let mut answer = Response::new(Body::stream(StreamBody::new(frames)));
+            if let Some(length) = length {
+                headers::set(answer.headers_mut(), header::CONTENT_LENGTH, length);
+            }
+            let (mut to, mut client) = tokio::io::duplex(64 << 10);
+            let sending = tokio::spawn(async move { send(&mut to, Reply::Answer(answer), false).await });
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(client.read_u8().await.unwrap());
+            }
+            parts.send(Ok(Frame::data(Bytes::from_static(b"abc")))).unwrap();
+            drop(parts);
+            let mut body = String::new();
+            client.read_to_string(&mut body).await.unwrap();
+            assert_eq!(body, if length.is_some() { "abc" } else { "3\r\nabc\r\n0\r\n\r\n" });
+            sending.await.unwrap().unwrap();
+        }
     }
 }

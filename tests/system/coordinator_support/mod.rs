@@ -65,12 +65,20 @@ pub struct Cluster {
 }
 
 /// How coordinators are started.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Settings {
     /// Flags beside those that all tests have.
     pub flags: Vec<&'static str>,
     /// Towards the servers.
     pub timeouts: Timeouts,
+    /// How long what is in flight may take at a stop.
+    pub drain: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { flags: Vec::new(), timeouts: Timeouts::default(), drain: Duration::from_secs(120) }
+    }
 }
 
 /// Longer than any test: whatever ends sooner was not ended by a time-out of the client.
@@ -124,7 +132,7 @@ impl Cluster {
     ) -> Self {
         let info = QueueInfo { key: "q".to_owned(), servers: Vec::new() };
         edit::init(&*store, &info).await.unwrap();
-        let until_the_end = Shutdown::new(Duration::from_secs(120));
+        let until_the_end = Shutdown::new(settings.drain);
         let shutdown = until_the_end.child();
         let (mut nodes, mut originals, mut number) = (Vec::new(), Vec::new(), 0);
         for (index, (members, capacity)) in shards.iter().enumerate() {
