@@ -60,6 +60,8 @@ impl Lingering {
     }
 
     /// What comes, as far as it does at once; nothing at the end.
+    // Else its buffer is on the stack of all that its callers call.
+    #[inline(never)]
     pub fn poll_come(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
         // On the stack: a connection that waits holds no memory for it.
         let mut room = [const { MaybeUninit::uninit() }; BUFFER_BYTES];
