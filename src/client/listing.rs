@@ -23,6 +23,8 @@ const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 pub struct DamagedLine {
     /// Where it is.
     pub place: String,
+    /// What is wrong there: `no_record`, say.
+    pub what: String,
     /// When it was found, milliseconds since 1970.
     #[serde(default)]
     pub found_ms: u64,
@@ -84,8 +86,21 @@ impl Servers {
         before_ms: u64,
         id: &RequestId,
     ) -> Result<(), ServerError> {
-        let path = format!("/-/deletes/settle?before={before_ms}");
-        let response = self.send(request(Method::POST, uri(server, &path)?, id)).await?;
+        self.tell(server, &format!("/-/deletes/settle?before={before_ms}"), id).await
+    }
+
+    /// Tells a server that what a stretch of its volume held, which is damaged there, was sought on all others of its shard.
+    pub async fn settle_stretch(
+        &self,
+        server: &Server,
+        place: &str,
+        id: &RequestId,
+    ) -> Result<(), ServerError> {
+        self.tell(server, &format!("/-/damaged/settle?place={}", encode(place)), id).await
+    }
+
+    async fn tell(&self, server: &Server, path: &str, id: &RequestId) -> Result<(), ServerError> {
+        let response = self.send(request(Method::POST, uri(server, path)?, id)).await?;
         match response.status() {
             StatusCode::NO_CONTENT => Ok(()),
             _ => Err(error::from_answer(response).await),
@@ -142,7 +157,7 @@ mod tests {
     fn values_are_encoded_and_lines_are_read() {
         assert_eq!(encode("a/b c%20+é&=?"), "a/b%20c%2520%2B%C3%A9%26%3D%3F");
         let body = Bytes::from_static(
-            b"{\"place\":\"0/1:64\",\"what\":\"no_record\"}\n{\"place\":\"0/2:64\",\"key\":\"a\"}\n",
+            b"{\"place\":\"0/1:64-99\",\"what\":\"no_record\"}\n{\"place\":\"0/2:64\",\"what\":\"head\",\"key\":\"a\"}\n",
         );
         let lines: Vec<DamagedLine> = read(&body).unwrap();
         assert_eq!(lines.len(), 2);

@@ -231,6 +231,10 @@ impl Storage for Guarded {
         self.storage.settle_deletes(before_ms);
     }
 
+    fn settle_stretch(&self, spot: Spot) {
+        self.storage.settle_stretch(spot);
+    }
+
     async fn damaged(&self, after: Option<Spot>, limit: usize) -> Result<Vec<Damaged>, StorageError> {
         let storage = self.storage.clone();
         self.reads.pass(async move { storage.damaged(after, limit).await }).await

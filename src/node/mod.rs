@@ -192,7 +192,10 @@ impl Handler for Node {
                 list::damaged(self, &query).await.unwrap_or_else(|refusal| refusal.answer())
             }
             Target::Stats => stats::stats(self),
-            Target::Compaction { .. } | Target::Scrub(_) | Target::Settle { .. }
+            Target::Compaction { .. }
+            | Target::Scrub(_)
+            | Target::Settle { .. }
+            | Target::SettleStretch(_)
                 if head.method != Method::POST =>
             {
                 reply::method_not_allowed(&head.method, "POST")
@@ -205,6 +208,10 @@ impl Handler for Node {
             Target::Settle { before_ms } => {
                 // Clocks may differ; a delete that was not made yet is known to nobody.
                 self.storage.settle_deletes(before_ms.min(unix_ms()));
+                reply::empty(StatusCode::NO_CONTENT)
+            }
+            Target::SettleStretch(spot) => {
+                self.storage.settle_stretch(spot);
                 reply::empty(StatusCode::NO_CONTENT)
             }
             Target::Scrub(verb) => {

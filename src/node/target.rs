@@ -28,6 +28,8 @@ pub enum Target {
         /// Before when.
         before_ms: u64,
     },
+    /// `/-/damaged/settle`: what this stretch of a volume held was sought on all other servers.
+    SettleStretch(Spot),
     /// `/-/scrub/pause`, `resume` or `start`.
     Scrub(ScrubVerb),
     /// Something else under `/-/`, which is nobody's.
@@ -96,6 +98,7 @@ impl Target {
             "/-/digest" => return DigestQuery::read(uri.query().unwrap_or_default()).map(Self::Digest),
             "/-/damaged" => return DamagedQuery::read(uri.query().unwrap_or_default()).map(Self::Damaged),
             "/-/deletes/settle" => return settle(uri.query().unwrap_or_default()),
+            "/-/damaged/settle" => return settle_stretch(uri.query().unwrap_or_default()),
             "/-/scrub/pause" => return Ok(Self::Scrub(ScrubVerb::Pause)),
             "/-/scrub/resume" => return Ok(Self::Scrub(ScrubVerb::Resume)),
             "/-/scrub/start" => return Ok(Self::Scrub(ScrubVerb::Start)),
@@ -173,6 +176,19 @@ fn settle(query: &str) -> Result<Target, Refusal> {
     }
     let missing = || Refusal::Query("before must be given, milliseconds since 1970".to_owned());
     Ok(Target::Settle { before_ms: before_ms.ok_or_else(missing)? })
+}
+
+/// Reads `place=0/7:123-456`.
+fn settle_stretch(query: &str) -> Result<Target, Refusal> {
+    let mut place = None;
+    for (name, value) in parameters(query) {
+        match name {
+            "place" => place = decode(name, value)?.parse().ok(),
+            _ => return Err(unknown(name, "place")),
+        }
+    }
+    let missing = || Refusal::Query("place must be given, as /-/damaged tells it".to_owned());
+    Ok(Target::SettleStretch(place.ok_or_else(missing)?))
 }
 
 /// Names and values, as they were sent.
@@ -293,6 +309,18 @@ mod tests {
         assert_eq!(read(target).unwrap(), Target::Digest(expected));
         for bad in ["limit=0", "deletes_since=", "deletes_since=-1", "prefix=a"] {
             assert!(matches!(read(&format!("/-/digest?{bad}")), Err(Refusal::Query(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn stretches_that_are_settled() {
+        let Target::SettleStretch(spot) = read("/-/damaged/settle?place=1%2F2:64-99").unwrap() else {
+            panic!()
+        };
+        assert_eq!(spot.to_string(), "1/2:64-99");
+        for query in ["", "?", "?place=", "?place=x", "?place=0/1:2&before=1"] {
+            let refused = read(&format!("/-/damaged/settle{query}"));
+            assert!(matches!(refused, Err(Refusal::Query(_))), "{query}");
         }
     }
 

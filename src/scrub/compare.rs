@@ -26,6 +26,8 @@ use crate::{
 const LOOKS_AT_ONCE: usize = 32;
 /// Lines of a page of damage.
 const DAMAGED_LIMIT: usize = 1000;
+/// What a server says is wrong with a stretch of a volume that hides records.
+const NO_RECORD: &str = "no_record";
 
 /// Why a comparison did not come to its end. What was queued by then stays queued.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +101,13 @@ struct Run<'a> {
     work: Work<'a>,
     going: Going,
     deletes_since_ms: u64,
+    hidden: Vec<Hidden>,
+}
+
+/// A stretch of a server's volume of which nobody knows whose records it held.
+struct Hidden {
+    server: Arc<Server>,
+    place: String,
 }
 
 impl Scrub<'_> {
@@ -110,10 +119,13 @@ impl Scrub<'_> {
         }
         let (going, settled_ms) = keeper.begin(&self.shard.servers).await?;
         match self.compare(going, settled_ms, Some(&mut keeper)).await {
-            Ok(going) => {
+            Ok((going, hidden)) => {
                 // Before servers may forget: what they forgot must not be asked of others.
                 let settled_ms = keeper.end(&going).await?;
                 self.settle(&going.found, settled_ms).await;
+                if going.found.who.is_complete() {
+                    self.settle_stretches(&hidden).await;
+                }
                 Ok(going.found)
             }
             Err(ScrubError::TakenOver) => Err(ScrubError::TakenOver),
@@ -131,7 +143,7 @@ impl Scrub<'_> {
     /// Compares, and remembers nothing of it.
     pub async fn look(&self, keeper: &Keeper) -> Result<Looked, ScrubError> {
         let settled_ms = keeper.read().await?.settled_ms;
-        let Going { found, oldest_missing_ms, .. } =
+        let (Going { found, oldest_missing_ms, .. }, _) =
             self.compare(Going::fresh(unix_ms()), settled_ms, None).await?;
         Ok(Looked { found, oldest_missing_ms })
     }
@@ -151,12 +163,24 @@ impl Scrub<'_> {
         join_all(tell).await;
     }
 
+    /// Tells the servers that what these stretches held was sought: all servers were compared since they were seen, and whatever
+    /// was missing is on the queue. Until one is told it knows of damage.
+    async fn settle_stretches(&self, hidden: &[Hidden]) {
+        let id = RequestId::fresh();
+        for Hidden { server, place } in hidden {
+            if let Err(error) = self.servers.settle_stretch(server, place, &id).await {
+                tracing::debug!(server = %server.id, place, %error, "the server was not told that a stretch is settled");
+            }
+        }
+    }
+
+    /// Compares; gives with what it found the stretches that it saw when it began.
     async fn compare(
         &self,
         going: Going,
         deletes_since_ms: u64,
         mut keeper: Option<&mut Keeper>,
-    ) -> Result<Going, ScrubError> {
+    ) -> Result<(Going, Vec<Hidden>), ScrubError> {
         let asker = Asker { servers: self.servers.clone(), id: RequestId::fresh() };
         let (survey, who) = Survey::of(self.shard, self.map, self.only, &asker).await;
         let servers = survey.servers();
@@ -170,7 +194,8 @@ impl Scrub<'_> {
         };
         let work = Work::new(self.sink.clone(), self.map, &servers, self.patience).await?;
         let (asker, survey, servers) = (&asker, &survey, &servers);
-        let mut run = Run { scrub: self, asker, survey, servers, work, going, deletes_since_ms };
+        let hidden = Vec::new();
+        let mut run = Run { scrub: self, asker, survey, servers, work, going, deletes_since_ms, hidden };
         run.going.found.who.add(who);
         // Gone on with, it was asked for already.
         if run.going.after.is_none() {
@@ -181,7 +206,7 @@ impl Scrub<'_> {
         if let Some(keeper) = keeper {
             keeper.end_behind(&behind).await?;
         }
-        Ok(run.going)
+        Ok((run.going, run.hidden))
     }
 }
 
@@ -197,7 +222,12 @@ impl Run<'_> {
                 let page = self.asker.patiently(&server.id, ask).await?;
                 for line in &page {
                     // Damage without a key is seen where listings differ.
-                    let Some(key) = &line.key else { continue };
+                    let Some(key) = &line.key else {
+                        if line.what == NO_RECORD {
+                            self.hidden.push(Hidden { server: server.clone(), place: line.place.clone() });
+                        }
+                        continue;
+                    };
                     let op = if line.deleted { Operation::Delete } else { Operation::Copy };
                     if line.deleted && line.version.is_none() || !self.is_wanted(&server.id) {
                         continue;

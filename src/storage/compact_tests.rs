@@ -392,6 +392,39 @@ fn a_damaged_stretch_and_lost_bytes_keep_their_volume() {
 }
 
 #[test]
+fn a_stretch_that_is_settled_keeps_its_volume_no_more() {
+    block_on(async {
+        let home = tempfile::tempdir().unwrap();
+        let engine = Engine::open(home.path(), options()).unwrap();
+        let model = some_volumes(&engine).await;
+        drop(engine);
+        let path = home.path().join(format!("volumes/{VICTIM:08}.vol"));
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[64..80].fill(0);
+        fs::write(&path, bytes).unwrap();
+        fs::remove_file(home.path().join("INDEX")).unwrap();
+        let engine = Engine::open(home.path(), options()).unwrap();
+        let found = engine.damaged(None, 9).await.unwrap();
+        engine.settle_stretch(found[0].place);
+        assert_eq!((found.len(), engine.usage().damaged), (1, 0));
+        // Not found anew by one that saved what it knows.
+        engine.close().await.unwrap();
+        drop(engine);
+        let engine = Engine::open(home.path(), options()).unwrap();
+        assert_eq!(engine.usage().damaged, 0);
+        rewrite_some(&engine, VICTIM, usize::MAX).await.unwrap();
+        assert!(!path.exists());
+        let mut lost = 0;
+        for (name, (n, _)) in &model {
+            let held = get(&engine, name).await.unwrap();
+            assert!(held.as_ref().is_none_or(|held| held.0 == *n), "{name}");
+            lost += usize::from(held.is_none());
+        }
+        assert!(lost <= 1, "{lost}");
+    });
+}
+
+#[test]
 fn a_blob_that_is_open_stays_readable_when_its_volume_is_gone() {
     block_on(async {
         let home = tempfile::tempdir().unwrap();

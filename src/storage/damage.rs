@@ -179,6 +179,22 @@ impl Damage {
         }
     }
 
+    /// What that stretch of a volume held was sought elsewhere: whose records it hides matters to nobody any more. One that grew
+    /// since stays.
+    pub fn settle_stretch(&self, place: Place, end: u64) {
+        let mut known = self.known.write();
+        let is_that = |stretch: &Stretch| stretch.end == end && stretch.wrong == Wrong::NoRecord;
+        if known.stretches.get(&place).is_some_and(is_that) {
+            tracing::info!(
+                ?place,
+                end,
+                "what was in a damaged stretch of a volume was sought on other servers"
+            );
+            known.stretches.remove(&place);
+            self.changed(&known);
+        }
+    }
+
     /// The superblock of that volume is right again.
     pub fn superblock_is_sound(&self, volume: u32) {
         let mut known = self.known.write();
@@ -309,6 +325,23 @@ mod tests {
         assert!(damage.count() <= MOST_STRETCHES as u64);
         let last = 2 * MOST_STRETCHES as u64 - 1;
         assert!(damage.hides_records(3, 104, 106) && damage.hides_records(3, 104 + 10 * last, 1 << 30));
+    }
+
+    #[test]
+    fn a_stretch_is_settled_as_it_was_seen() {
+        let damage = Damage::default();
+        damage.found_stretch(1, 100, 200, Wrong::NoRecord);
+        damage.found_stretch(1, 300, 400, Wrong::NoRecord);
+        damage.found_stretch(2, 0, SUPERBLOCK_BYTES, Wrong::Superblock);
+        for (place, end) in
+            [(Place::new(1, 100), 300), (Place::new(1, 150), 200), (Place::new(2, 0), SUPERBLOCK_BYTES)]
+        {
+            damage.settle_stretch(place, end);
+        }
+        assert_eq!(damage.count(), 3);
+        damage.settle_stretch(Place::new(1, 100), 200);
+        assert_eq!((stretches(&damage), damage.count()), (vec![(1, 300, 400)], 2));
+        assert!(!damage.hides_records(1, 0, 300));
     }
 
     #[test]

@@ -326,6 +326,10 @@ impl Storage for Engine {
         self.shared.settled_ms.fetch_max(before_ms, Ordering::Relaxed);
     }
 
+    fn settle_stretch(&self, spot: Spot) {
+        self.shared.damage.settle_stretch(spot.place, spot.end);
+    }
+
     async fn damaged(&self, after: Option<Spot>, limit: usize) -> Result<Vec<Damaged>, StorageError> {
         damaged::page(&self.shared, after, limit).await
     }

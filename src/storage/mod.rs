@@ -421,6 +421,10 @@ pub trait Storage: Send + Sync + 'static {
     /// delete there: their tombstones may go once their age has passed. It never goes back, and is forgotten with the process.
     fn settle_deletes(&self, before_ms: u64);
 
+    /// What a stretch of a volume held, of which nobody knows whose it was, was sought on all other servers of the shard: it is
+    /// no damage any more. Of anything else, and of one that is not as it was seen, nothing is forgotten.
+    fn settle_stretch(&self, spot: Spot);
+
     /// What is damaged and not yet replaced, in the order of places, at most `limit` behind `after`.
     async fn damaged(&self, after: Option<Spot>, limit: usize) -> Result<Vec<Damaged>, StorageError>;
 

@@ -129,10 +129,19 @@ fn of_servers(rig: &Rig, status: &Value) -> Result<(), String> {
     for server in servers.ok_or("status says nothing of servers")? {
         let (id, stats) = (&server["id"], &server["stats"]);
         require(server["up"] == true && server["announced"] == true, || format!("server {id} is not there"))?;
-        require(stats["damaged"] == 0, || format!("server {id} has damaged blobs: {}", stats["damaged"]))?;
+        require(stats["damaged"] == 0, || format!("server {id} has damaged blobs: {}", damaged(rig, id)))?;
         require(stats["read_only"].is_null(), || format!("server {id}: {}", stats["read_only"]))?;
     }
     Ok(())
+}
+
+/// What is damaged there, as far as it says so.
+fn damaged(rig: &Rig, id: &Value) -> String {
+    let number: Option<usize> = id.as_str().and_then(|id| id.parse().ok());
+    let node = number.and_then(|number| rig.nodes.get(number.checked_sub(1)?));
+    let said = node
+        .and_then(|node| Request::get(&node.addr, "/-/damaged?limit=9").within(SOON).send_blocking().ok());
+    said.map_or_else(|| "it does not say which".to_owned(), |said| said.text().trim().to_owned())
 }
 
 fn of_queue(

@@ -212,6 +212,8 @@ impl Storage for Memory {
         self.scrubs.fetch_add(1, Ordering::SeqCst);
     }
 
+    fn settle_stretch(&self, _spot: Spot) {}
+
     async fn damaged(&self, _after: Option<Spot>, _limit: usize) -> Result<Vec<Damaged>, StorageError> {
         Ok(Vec::new())
     }

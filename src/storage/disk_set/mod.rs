@@ -178,6 +178,13 @@ impl Storage for DiskSet {
         self.engines().for_each(|engine| engine.settle_deletes(before_ms));
     }
 
+    fn settle_stretch(&self, spot: Spot) {
+        let disk = self.disks.get(spot.disk as usize);
+        if let Some(engine) = disk.and_then(|disk| disk.engine.as_ref()) {
+            engine.settle_stretch(Spot { disk: 0, ..spot });
+        }
+    }
+
     async fn damaged(&self, after: Option<Spot>, limit: usize) -> Result<Vec<Damaged>, StorageError> {
         let mut all: Vec<Damaged> = Vec::new();
         for (number, disk) in self.disks.iter().enumerate() {

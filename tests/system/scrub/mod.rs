@@ -148,6 +148,36 @@ async fn a_server_that_cannot_list_is_asked_key_by_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stretch_that_hides_records_is_no_damage_once_all_servers_were_compared() {
+    let mut rig = Rig::new(3).await;
+    rig.put_on(&[0, 1, 2], "hidden", 7).await;
+    rig.put_on(&[0, 1, 2], "seen", 7).await;
+    rig.stop(0).await;
+    let volume = rig.dir(0).join("volumes/00000001.vol");
+    let mut bytes = std::fs::read(&volume).unwrap();
+    bytes[64..80].fill(0);
+    std::fs::write(&volume, bytes).unwrap();
+    // It would know whose record it was.
+    std::fs::remove_file(rig.dir(0).join("INDEX")).unwrap();
+    rig.start(0).await;
+    let addr = rig.nodes[0].addr.clone();
+    let damaged = async || Request::get(&addr, "/-/damaged").send().await.unwrap().text();
+    assert!(damaged().await.contains("no_record"), "{}", damaged().await);
+
+    rig.stop(2).await;
+    rig.scrub().await;
+    assert_eq!(rig.queued().await, [task(Operation::Copy, "hidden", 7, "1")].into());
+    assert!(damaged().await.contains("no_record"), "the one that is down may have what no other has");
+    rig.start(2).await;
+    assert_eq!(rig.try_scrub(false, None).await.unwrap().missing_copies, 1);
+    assert!(damaged().await.contains("no_record"), "that was only a look");
+    rig.scrub().await;
+    assert_eq!(damaged().await, "");
+    rig.replicate().await;
+    assert_eq!(rig.nodes[0].status("hidden").await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_down_is_left_out_and_the_others_are_compared() {
     let mut rig = Rig::new(3).await;
     rig.put_on(&[0], "a", 7).await;
