@@ -167,9 +167,15 @@ impl Scrub<'_> {
     /// was missing is on the queue. Until one is told it knows of damage.
     async fn settle_stretches(&self, hidden: &[Hidden]) {
         let id = RequestId::fresh();
-        for Hidden { server, place } in hidden {
+        let mut down = None;
+        for Hidden { server, place } in hidden.iter() {
+            // There may be very many; the next comparison tells it.
+            if down == Some(&server.id) {
+                continue;
+            }
             if let Err(error) = self.servers.settle_stretch(server, place, &id).await {
                 tracing::debug!(server = %server.id, place, %error, "the server was not told that a stretch is settled");
+                down = error.is_down().then_some(&server.id);
             }
         }
     }

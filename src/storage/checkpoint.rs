@@ -195,7 +195,10 @@ fn read_extent(bytes: &[u8]) -> Option<Extent> {
     let stretch = |bytes| {
         let mut fields = Fields(bytes);
         let (place, end, found_ms) = (fields.long()?, fields.long()?, fields.long()?);
-        Some((Place::from_number(place), Stretch { end, wrong: Wrong::NoRecord, found_ms }))
+        Some((
+            Place::from_number(place),
+            Stretch { end, wrong: Wrong::NoRecord, found_ms, is_settled: false },
+        ))
     };
     let stretches = stretches.chunks_exact(STRETCH_BYTES).map(stretch).collect::<Option<_>>()?;
     let entries = volumes.chunks_exact(VOLUME_BYTES);
@@ -283,7 +286,7 @@ mod tests {
 
     fn extent() -> Extent {
         let volumes = vec![(1, 1 << 33), (3, 700)];
-        let stretch = |end| Stretch { end, wrong: Wrong::NoRecord, found_ms: 17 };
+        let stretch = |end| Stretch { end, wrong: Wrong::NoRecord, found_ms: 17, is_settled: false };
         let stretches = vec![(Place::new(1, 100), stretch(200)), (Place::new(3, 64), stretch(600))];
         Extent { end: Place::new(3, 700), mark: 5, next_file: 12, stretches, volumes }
     }

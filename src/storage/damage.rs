@@ -53,7 +53,7 @@ impl Known {
             for (place, _) in &all {
                 self.stretches.remove(place);
             }
-            self.stretches.insert(*first, Stretch { end: last.end, ..*stretch });
+            self.stretches.insert(*first, Stretch { end: last.end, is_settled: false, ..*stretch });
         }
     }
 }
@@ -78,6 +78,9 @@ pub struct Stretch {
     pub wrong: Wrong,
     /// When it was found, milliseconds since 1970.
     pub found_ms: u64,
+    /// What it held was sought on the other servers of the shard: it is no damage any more, but may hold what no other has. Not
+    /// saved: after a start it is sought again.
+    pub is_settled: bool,
 }
 
 /// One piece of damage. A page of them begins behind one.
@@ -147,7 +150,10 @@ impl Damage {
     /// Notes a stretch of a volume that holds no record, or an unreadable superblock. Where it overlaps others they become
     /// one.
     pub fn found_stretch(&self, volume: u32, start: u64, end: u64, wrong: Wrong) {
-        self.remember_stretch(Place::new(volume, start), Stretch { end, wrong, found_ms: unix_ms() });
+        self.remember_stretch(
+            Place::new(volume, start),
+            Stretch { end, wrong, found_ms: unix_ms(), is_settled: false },
+        );
     }
 
     /// As [`Damage::found_stretch`], of one that was perhaps found before.
@@ -179,18 +185,17 @@ impl Damage {
         }
     }
 
-    /// What that stretch of a volume held was sought elsewhere: whose records it hides matters to nobody any more. One that grew
-    /// since stays.
+    /// What that stretch of a volume held was sought elsewhere. One that grew since is not settled.
     pub fn settle_stretch(&self, place: Place, end: u64) {
         let mut known = self.known.write();
-        let is_that = |stretch: &Stretch| stretch.end == end && stretch.wrong == Wrong::NoRecord;
-        if known.stretches.get(&place).is_some_and(is_that) {
-            tracing::info!(
+        let is_that = |stretch: &&mut Stretch| stretch.end == end && stretch.wrong == Wrong::NoRecord;
+        if let Some(stretch) = known.stretches.get_mut(&place).filter(is_that) {
+            tracing::warn!(
                 ?place,
                 end,
-                "what was in a damaged stretch of a volume was sought on other servers"
+                "what a damaged stretch of a volume held was sought on other servers"
             );
-            known.stretches.remove(&place);
+            stretch.is_settled = true;
             self.changed(&known);
         }
     }
@@ -262,7 +267,8 @@ impl Damage {
         let records = known.records.range(from..).take(limit.saturating_add(1));
         let spot = |place: &Place, end| Spot { disk: 0, place: *place, end };
         let records = records.map(|(place, record)| (spot(place, 0), Found::Record(*record)));
-        let stretches = known.stretches.range(from..).take(limit.saturating_add(1));
+        let stretches = known.stretches.range(from..).filter(|(_, stretch)| !stretch.is_settled);
+        let stretches = stretches.take(limit.saturating_add(1));
         let stretches =
             stretches.map(|(place, stretch)| (spot(place, stretch.end), Found::Stretch(*stretch)));
         let mut all: Vec<_> = records.chain(stretches).collect();
@@ -272,10 +278,11 @@ impl Damage {
         all
     }
 
-    /// Records and stretches together.
+    /// Records and stretches together, without those that are settled.
     pub fn count(&self) -> u64 {
         let known = self.known.read();
-        (known.records.len() + known.stretches.len()) as u64
+        let stretches = known.stretches.values().filter(|stretch| !stretch.is_settled);
+        (known.records.len() + stretches.count()) as u64
     }
 
     /// A number that is another one after every change.
@@ -340,8 +347,10 @@ mod tests {
         }
         assert_eq!(damage.count(), 3);
         damage.settle_stretch(Place::new(1, 100), 200);
-        assert_eq!((stretches(&damage), damage.count()), (vec![(1, 300, 400)], 2));
-        assert!(!damage.hides_records(1, 0, 300));
+        assert_eq!((damage.page(None, 9).len(), damage.count()), (2, 2));
+        assert!(damage.hides_records(1, 0, 300), "it may hold what no other server has");
+        damage.found_stretch(1, 150, 250, Wrong::NoRecord);
+        assert_eq!((stretches(&damage).len(), damage.count()), (2, 3), "it grew");
     }
 
     #[test]

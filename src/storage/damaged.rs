@@ -11,7 +11,7 @@ use super::{
     record::{Kind, likely_key},
     shared::Shared,
 };
-use crate::model::{Key, Version};
+use crate::model::Key;
 
 /// The first `limit` pieces behind `after`. Reads a head for each.
 pub async fn page(
@@ -46,7 +46,11 @@ fn describe(shared: &Shared, place: Spot, found: Found) -> Damaged {
 
 fn of_record(shared: &Shared, spot: Spot, record: Record) -> Damaged {
     let entry = shared.index.candidates(record.hash).into_iter().find(|entry| entry.place == spot.place);
-    let (key, version) = entry.map_or_else(Default::default, |entry| named(shared, &entry));
+    let head = entry.and_then(|entry| {
+        read_head_with(&shared.volumes, &entry, |head| (key(head.key), Some(head.version)))
+            .or_else(|| Some((guessed_key(shared, &entry), None)))
+    });
+    let (key, version) = head.unwrap_or_default();
     let file = shared.index.file(record.hash, spot.place);
     Damaged {
         place: spot,
@@ -57,12 +61,6 @@ fn of_record(shared: &Shared, spot: Spot, record: Record) -> Damaged {
         deleted: entry.is_some_and(|entry| entry.kind == Kind::Tombstone),
         file: file.map(|file| shared.layout.relative_blob(file.id)),
     }
-}
-
-/// The key and the version of a record, as far as it still says them.
-pub fn named(shared: &Shared, entry: &Entry) -> (Option<Key>, Option<Version>) {
-    read_head_with(&shared.volumes, entry, |head| (key(head.key), Some(head.version)))
-        .unwrap_or_else(|| (guessed_key(shared, entry), None))
 }
 
 fn key(bytes: &[u8]) -> Option<Key> {

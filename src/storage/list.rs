@@ -8,7 +8,6 @@ use std::{collections::BTreeMap, io, str::FromStr, sync::Arc};
 
 use super::{
     Listed, StorageError,
-    damaged::named,
     index::Place,
     keys::{BadRun, KeyEntry, View, walk},
     lookup::{MAX_LOOK_UPS, read_head_with},
@@ -141,11 +140,7 @@ fn look_up(shared: &Shared, key: &[u8], known: &[KeyEntry], end: Place, page: &m
         let mut is_moved = false;
         for entry in shared.index.candidates(hash) {
             if let Some(known) = known.iter().find(|known| known.place == entry.place) {
-                // What nobody can ask for by its name is missed by its absence.
-                let is_lost = shared.damage.is_known(entry.place) && named(shared, &entry).0.is_none();
-                if !is_lost {
-                    page.add(key, known);
-                }
+                page.add(key, known);
                 return Ok(());
             }
             if entry.place < end {
