@@ -45,6 +45,12 @@ pub fn lend(stream: Lingering, begin: Bytes, length: u64) -> (Upload, Back) {
 
 /// Throws away what nobody read of a body and is there already, unless it is long; says how many bytes are still to come.
 pub fn skip(stream: &mut Lingering, unread: u64) -> u64 {
+    if unread == 0 { 0 } else { skip_some(stream, unread) }
+}
+
+// Else its buffer is on the stack of all that its caller calls.
+#[inline(never)]
+fn skip_some(stream: &mut Lingering, unread: u64) -> u64 {
     let mut room = [const { MaybeUninit::uninit() }; BUFFER_BYTES];
     let Some(room) = usize::try_from(unread).ok().and_then(|unread| room.get_mut(..unread)) else {
         return unread;
