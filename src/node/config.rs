@@ -10,8 +10,8 @@ use crate::{
     model::size,
     storage::{
         DEFAULT_BUFFER_BYTES, DEFAULT_COMPACT_BYTES_PER_SECOND, DEFAULT_COMPACT_DEAD_RATIO,
-        DEFAULT_SCRUB_BYTES_PER_SECOND, DEFAULT_SCRUB_PERIOD, DEFAULT_SMALL_LIMIT, DEFAULT_TOMBSTONE_AGE,
-        DEFAULT_VOLUME_BYTES, Options, SyncMode,
+        DEFAULT_HOT_BYTES, DEFAULT_SCRUB_BYTES_PER_SECOND, DEFAULT_SCRUB_PERIOD, DEFAULT_SMALL_LIMIT,
+        DEFAULT_TOMBSTONE_AGE, DEFAULT_VOLUME_BYTES, Options, SyncMode,
     },
 };
 
@@ -50,6 +50,10 @@ pub struct Config {
     /// again
     #[arg(long, env = "BACKPACK_NODE_UPLOAD_MEMORY", default_value = "64mb", value_parser = size::parse, value_name = "SIZE")]
     pub upload_memory: u64,
+
+    /// Memory for blobs that are read again and again, each of at most 1mb; 0: none are kept
+    #[arg(long, env = "BACKPACK_NODE_READ_MEMORY", default_value = "64mb", value_parser = size::parse, value_name = "SIZE")]
+    pub read_memory: u64,
 
     /// A volume of which this part is overwritten or deleted is rewritten to give the space back, 0.05 to 1; 1: only what
     /// is wholly so is removed
@@ -149,6 +153,7 @@ impl Default for Config {
             small_blob_size: DEFAULT_SMALL_LIMIT,
             volume_size: DEFAULT_VOLUME_BYTES,
             upload_memory: DEFAULT_BUFFER_BYTES,
+            read_memory: DEFAULT_HOT_BYTES,
             compact_dead_ratio: DEFAULT_COMPACT_DEAD_RATIO,
             compact_bytes_per_second: DEFAULT_COMPACT_BYTES_PER_SECOND,
             tombstone_days: DEFAULT_TOMBSTONE_AGE.as_secs() / DAY.as_secs(),
@@ -188,6 +193,7 @@ impl Config {
             volume_bytes: self.volume_size,
             small_limit: self.small_blob_size,
             buffer_bytes: self.upload_memory,
+            hot_bytes: self.read_memory,
             compact_dead_ratio: self.compact_dead_ratio,
             compact_bytes_per_second: self.compact_bytes_per_second,
             tombstone_age: DAY * self.tombstone_days as u32,

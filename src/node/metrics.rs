@@ -105,6 +105,7 @@ impl Metrics {
             |name: &'static str, value: u64| counter!(name, "node" => self.node.clone()).absolute(value);
         count("backpack_node_compacted_bytes_total", usage.compacted_bytes);
         count("backpack_node_reclaimed_bytes_total", usage.reclaimed_bytes);
+        count("backpack_node_hot_reads_total", usage.hot_reads);
         count("backpack_node_memory_reads_total", usage.memory_reads);
         count("backpack_node_disk_reads_total", usage.disk_reads);
         count("backpack_node_scrub_read_bytes_total", scrub.read_bytes);

@@ -19,6 +19,7 @@ use super::{
     body::Body,
     commit::{Content, commit},
     compact, damaged,
+    hot::Hot,
     keys::{self, Keys},
     layout::Layout,
     list,
@@ -239,11 +240,10 @@ impl Storage for Engine {
     }
 
     fn at_hand(&self, key: &Key) -> Option<(BlobInfo, Bytes)> {
-        let Shared { index, volumes, reads, damage, .. } = &*self.shared;
-        let hash = self.shared.hash(key.as_str().as_bytes());
-        let candidates = index.candidates(hash);
-        let mut likely = candidates.iter().filter(|entry| !damage.is_known(entry.place));
-        likely.find_map(|entry| at_hand(entry, volumes, reads, key.as_str().as_bytes()))
+        let (shared, key) = (&*self.shared, key.as_str().as_bytes());
+        let candidates = shared.index.candidates(shared.hash(key));
+        let mut likely = candidates.iter().filter(|entry| !shared.damage.is_known(entry.place));
+        likely.find_map(|entry| at_hand(shared, entry, key))
     }
 
     async fn open(&self, key: &Key) -> Result<Option<Found>, StorageError> {
@@ -303,6 +303,7 @@ impl Storage for Engine {
             reclaimed_bytes: compaction.removed_bytes.load(Ordering::Relaxed),
             compaction_paused: compaction.hold.is_paused(),
             scrub: scrub::usage(shared),
+            hot_reads: shared.hot.as_ref().map_or(0, Hot::reads),
             memory_reads,
             disk_reads,
             failed_disks: 0,

@@ -8,10 +8,12 @@ use super::{
     BlobInfo, READ_CHUNK_BYTES, StorageError,
     damage::Damage,
     decide::Old,
+    hot::{self, HotBlob},
     index::{Entry, Index},
     pairs,
     pread::{Reads, is_unreadable, read_full},
     record::{FIXED_BYTES, FileRef, Head, Kind, MAX_HEAD_BYTES},
+    shared::Shared,
     totals::Counted,
     verify::Wrong,
     volume::{Volume, Volumes},
@@ -159,15 +161,22 @@ async fn fetch_once(
     unreadable.map_or(Ok(Some(None)), |place| Err(damage.found(hash, place, Wrong::Head)))
 }
 
-/// The blob of that entry, checked, if it is this key's, short, and in the page cache; never waits.
-pub fn at_hand(entry: &Entry, volumes: &Volumes, reads: &Reads, key: &[u8]) -> Option<(BlobInfo, Bytes)> {
+/// The blob of that entry, checked, if it is this key's and in memory: kept there, or short and in the page cache. Never waits.
+pub fn at_hand(shared: &Shared, entry: &Entry, key: &[u8]) -> Option<(BlobInfo, Bytes)> {
     let length = entry.record_bound();
-    if entry.kind != Kind::Blob || length > READ_WITH_HEAD_BYTES {
+    if entry.kind != Kind::Blob || entry.data_len > hot::LONGEST_BYTES {
         return None;
     }
-    let volume = volumes.get(entry.place.volume())?;
+    if let Some(blob) = shared.hot.as_ref().and_then(|hot| hot.get(entry.place)) {
+        return (blob.key == key).then(|| (blob.info.clone(), blob.data.clone()));
+    }
+    let hot = shared.hot.as_ref().filter(|hot| hot.meet(entry.place, length));
+    if length > READ_WITH_HEAD_BYTES && hot.is_none() {
+        return None;
+    }
+    let volume = shared.volumes.get(entry.place.volume())?;
     let length = volume.within(entry.place.offset(), length);
-    let record = reads.cached(&volume.file, length, entry.place.offset())?;
+    let record = shared.reads.cached(&volume.file, length, entry.place.offset())?;
     let head = Head::decode(record.as_ref(), &volume.seal, entry.place.offset()).ok()?;
     let span = head.length()..usize::try_from(head.record_length()).ok()?;
     let data = record.as_ref().get(span.clone())?;
@@ -176,7 +185,13 @@ pub fn at_hand(entry: &Entry, volumes: &Volumes, reads: &Reads, key: &[u8]) -> O
     }
     let Head { version, checksum, .. } = head;
     let info = BlobInfo { version, checksum, length: head.blob_length(), meta: pairs::decode(head.pairs)? };
-    Some((info, record.freeze().slice(span)))
+    let Some(hot) = hot else { return Some((info, record.freeze().slice(span))) };
+    // Memory of its own, of just its size: what was read into is used again.
+    let record = Bytes::copy_from_slice(&record.as_ref()[..span.end]);
+    let (key, data) = (record.slice(FIXED_BYTES..FIXED_BYTES + key.len()), record.slice(span));
+    let blob = HotBlob { key, info: info.clone(), data: data.clone(), record_bytes: record.len() };
+    hot.keep(entry.place, Arc::new(blob));
+    Some((info, data))
 }
 
 enum Parsed {

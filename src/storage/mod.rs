@@ -42,6 +42,7 @@ mod failing_disk;
 mod file_body;
 mod gentle;
 mod health;
+mod hot;
 mod index;
 mod index_file;
 mod inspect;
@@ -91,7 +92,7 @@ pub use inspect::{FilesInfo, Inspection, Met, Record, VolumeInfo};
 pub use inspect_verify::{Damage, DamagedBlob, Verified};
 pub use offline::{CompactHow, Compacted, Rebuilt, compact as compact_offline, rebuild_index};
 pub use options::{
-    DEFAULT_BUFFER_BYTES, DEFAULT_COMPACT_BYTES_PER_SECOND, DEFAULT_COMPACT_DEAD_RATIO,
+    DEFAULT_BUFFER_BYTES, DEFAULT_COMPACT_BYTES_PER_SECOND, DEFAULT_COMPACT_DEAD_RATIO, DEFAULT_HOT_BYTES,
     DEFAULT_RESERVE_BYTES, DEFAULT_SCRUB_BYTES_PER_SECOND, DEFAULT_SCRUB_PERIOD, DEFAULT_SMALL_LIMIT,
     DEFAULT_TOMBSTONE_AGE, DEFAULT_VOLUME_BYTES, MAX_SMALL_LIMIT, OpenError, Options, SyncMode,
 };
@@ -299,6 +300,9 @@ pub struct Usage {
     /// How far the scrub is.
     #[serde(default)]
     pub scrub: ScrubUsage,
+    /// Reads since the start that were answered with a blob that is kept in memory.
+    #[serde(default)]
+    pub hot_reads: u64,
     /// Reads of files for requests since the start that found everything in memory.
     #[serde(default)]
     pub memory_reads: u64,
@@ -330,6 +334,7 @@ impl Usage {
             reclaimed_bytes: self.reclaimed_bytes + other.reclaimed_bytes,
             compaction_paused: self.compaction_paused || other.compaction_paused,
             scrub: self.scrub,
+            hot_reads: self.hot_reads + other.hot_reads,
             memory_reads: self.memory_reads + other.memory_reads,
             disk_reads: self.disk_reads + other.disk_reads,
             failed_disks: self.failed_disks,

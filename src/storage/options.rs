@@ -11,6 +11,8 @@ pub const DEFAULT_SMALL_LIMIT: u64 = 8 << 20;
 pub const DEFAULT_VOLUME_BYTES: u64 = 1 << 30;
 /// Memory for the bodies of small blobs that are being received.
 pub const DEFAULT_BUFFER_BYTES: u64 = 64 << 20;
+/// Memory for blobs that are read again and again.
+pub const DEFAULT_HOT_BYTES: u64 = 64 << 20;
 /// Kept aside so that deletes work on a full disk: some ten thousand tombstones.
 pub const DEFAULT_RESERVE_BYTES: u64 = 1 << 20;
 /// A volume whose dead share is at least this is rewritten: at most 1.43 bytes on the disk for a byte that is needed, and
@@ -66,6 +68,8 @@ pub struct Options {
     /// instead of waiting; what is collected for such files has as much again, beyond 64 KiB of each. Default:
     /// [`DEFAULT_BUFFER_BYTES`].
     pub buffer_bytes: u64,
+    /// Memory for blobs that are read again and again, in bytes; 0: none is kept. Default: [`DEFAULT_HOT_BYTES`].
+    pub hot_bytes: u64,
     /// Disk space kept aside for deletes on a full disk, in bytes. Default: [`DEFAULT_RESERVE_BYTES`].
     pub reserve_bytes: u64,
     /// Dead share from which on a volume is rewritten, at least 0.05; 1: only volumes that nobody needs anything of are
@@ -99,6 +103,7 @@ impl Default for Options {
             volume_bytes: DEFAULT_VOLUME_BYTES,
             small_limit: DEFAULT_SMALL_LIMIT,
             buffer_bytes: DEFAULT_BUFFER_BYTES,
+            hot_bytes: DEFAULT_HOT_BYTES,
             reserve_bytes: DEFAULT_RESERVE_BYTES,
             compact_dead_ratio: DEFAULT_COMPACT_DEAD_RATIO,
             compact_bytes_per_second: DEFAULT_COMPACT_BYTES_PER_SECOND,

@@ -5,7 +5,8 @@ use std::os::unix::fs::FileExt;
 use bytes::Bytes;
 
 use super::{
-    Engine, Found, NewBlob, Options, READ_CHUNK_BYTES, Storage, StorageError, SyncMode, pread::read_cached,
+    Engine, Found, NewBlob, Options, READ_CHUNK_BYTES, Storage, StorageError, SyncMode, hot,
+    pread::read_cached, verify::Wrong,
 };
 use crate::model::{Meta, Version};
 
@@ -70,6 +71,17 @@ async fn a_get_of_a_small_blob_is_one_read_cold_or_warm() {
     assert_eq!(cost.await, 0, "what is not there needs no read");
 }
 
+/// Where the file system cannot, nothing is at hand.
+async fn can_tell_what_is_in_memory(engine: &Engine) -> bool {
+    put(engine, "probe", 1, 1).await;
+    let can = read_cached(&engine.shared.volumes.all()[0].file, &mut [0], 0) > 0;
+    if !can {
+        eprintln!("this file system cannot tell what is in memory: nothing is at hand");
+        assert!(engine.at_hand(&"probe".parse().unwrap()).is_none());
+    }
+    can
+}
+
 #[tokio::test]
 async fn what_is_at_hand_is_small_and_sound() {
     let dir = tempfile::tempdir().unwrap();
@@ -82,10 +94,7 @@ async fn what_is_at_hand_is_small_and_sound() {
     };
     let version = |n| Version::from_parts(n, 1);
     let chunk = READ_CHUNK_BYTES as usize;
-    put(&engine, "probe", 1, 1).await;
-    if read_cached(&engine.shared.volumes.all()[0].file, &mut [0], 0) == 0 {
-        eprintln!("this file system cannot tell what is in memory: nothing is at hand");
-        assert_eq!(at_hand("probe"), None);
+    if !can_tell_what_is_in_memory(&engine).await {
         return;
     }
     for (name, length) in [("none", 0), ("one", 1), ("some", 100_000), ("chunk", chunk)] {
@@ -111,6 +120,53 @@ async fn what_is_at_hand_is_small_and_sound() {
     assert!(matches!(engine.open(&"some".parse().unwrap()).await, Err(StorageError::Damaged(_))));
     volume.write_all_at(&[7], entry.place.offset() + entry.record_bound() - 1_000).unwrap();
     assert_eq!(at_hand("some"), None, "what was found damaged stays so, whatever a disk says later");
+}
+
+#[tokio::test]
+async fn what_is_read_again_and_again_is_read_from_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { sync: SyncMode::Never, ..Options::default() };
+    let engine = Engine::open(dir.path(), options.clone()).unwrap();
+    if !can_tell_what_is_in_memory(&engine).await {
+        return;
+    }
+    let key = |name: &str| name.parse().unwrap();
+    // Longer than what is read with its head, as long as what is kept, and longer.
+    let most = hot::LONGEST_BYTES as usize;
+    let blobs = [("none", 0), ("some", 100_000), ("long", most), ("longer", most + 1)];
+    for (name, length) in blobs {
+        put(&engine, name, 1, length).await;
+        let is_kept = length <= most;
+        for turn in 0..4 {
+            let hot_before = engine.usage().hot_reads;
+            let length_at_hand = engine.at_hand(&key(name)).map(|(info, bytes)| {
+                assert!(bytes.iter().all(|byte| *byte == 7));
+                assert_eq!(info.length, bytes.len() as u64);
+                bytes.len()
+            });
+            let is_at_hand = length <= READ_CHUNK_BYTES as usize || is_kept && turn > 0;
+            assert_eq!(length_at_hand, is_at_hand.then_some(length), "{name} {turn}");
+            let is_hot = is_kept && turn > 1;
+            assert_eq!(engine.usage().hot_reads - hot_before, u64::from(is_hot), "{name} {turn}");
+        }
+    }
+    let version_of = |name: &str| engine.at_hand(&key(name)).map(|(info, bytes)| (info.version, bytes.len()));
+    let version = |n| Version::from_parts(n, 1);
+    assert_eq!(version_of("some"), Some((version(1), 100_000)));
+    put(&engine, "some", 2, 10).await;
+    assert_eq!(version_of("some"), Some((version(2), 10)), "another was put there");
+    engine.delete(&key("some"), version(3)).await.unwrap();
+    assert_eq!(version_of("some"), None);
+    let long = engine.shared.index.candidates(engine.shared.hash(b"long")).into_iter().next().unwrap();
+    drop(engine.shared.damage.found(engine.shared.hash(b"long"), long.place, Wrong::Checksum));
+    assert_eq!(version_of("long"), None, "what the disk lost is mended, not hidden");
+    drop(engine);
+
+    let engine = Engine::open(dir.path(), Options { hot_bytes: 0, ..options }).unwrap();
+    for _ in 0..4 {
+        assert!(engine.at_hand(&key("none")).is_some());
+    }
+    assert_eq!(engine.usage().hot_reads, 0);
 }
 
 #[tokio::test]

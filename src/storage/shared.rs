@@ -20,6 +20,7 @@ use super::{
     damage::Damage,
     disk,
     health::Health,
+    hot::Hot,
     index::{Index, Place},
     keys::Keys,
     layout::Layout,
@@ -54,6 +55,8 @@ pub struct Shared {
     pub keys: Keys,
     /// Reads for requests.
     pub reads: Arc<Reads>,
+    /// Blobs that are read again and again, unless none are kept.
+    pub hot: Option<Hot>,
     /// What was found damaged.
     pub damage: Arc<Damage>,
     /// Memory for bodies.
@@ -152,6 +155,7 @@ impl Shared {
             volumes: Arc::new(found.volumes),
             keys,
             reads: Arc::default(),
+            hot: Hot::new(options.hot_bytes),
             damage: Arc::new(found.damage),
             budget: Budget::new(options.buffer_bytes),
             files_budget: Budget::new(options.buffer_bytes),

@@ -19,20 +19,31 @@ const BLOBS: u64 = 200;
 const BYTES: u64 = 32 << 20;
 
 pub fn measure(scale: &Scale, sheet: &mut Sheet) {
-    let (node, uploads) = (Node::start("never"), uploads());
+    let uploads = uploads();
     let files = files(&uploads.files());
-    for (size, target) in SIZES {
+    let beside = |node: &Node, size: usize, from: &str, target: Option<f64>, sheet: &mut Sheet| {
         let blobs = BLOBS.min(BYTES / size as u64);
         let turns = Turns::take(
             scale,
             || Round::of(&[node.process()], || Load::get(scale, node.addr(), node.addr(), size, blobs).run()),
             || Round::of(&[&files], || Load::get(scale, &uploads.addr(), &files.addr(), size, blobs).run()),
         );
-        let what = format!("GET of {} from a node / from nginx", kib(size));
-        sheet.add(
-            Line::ratio(what.clone(), "per CPU s", &turns, Round::per_cpu_second)
-                .target(Target::AtLeast(target)),
-        );
+        let what = format!("GET of {} {from} / from nginx", kib(size));
+        let line = Line::ratio(what.clone(), "per CPU s", &turns, Round::per_cpu_second);
+        sheet.add(match target {
+            Some(ratio) => line.target(Target::AtLeast(ratio)),
+            None => line,
+        });
         sheet.add(Line::ratio(what, "a second", &turns, Round::per_second));
+    };
+    let node = Node::start("never");
+    for (size, target) in SIZES {
+        beside(&node, size, "from a node", Some(target), sheet);
+    }
+    drop(node);
+    // What is not read often enough to be kept in a node's memory, if it is in the page cache.
+    let node = Node::with(&["--sync", "never", "--read-memory", "0"]);
+    for (size, _) in SIZES {
+        beside(&node, size, "from a node's page cache", None, sheet);
     }
 }

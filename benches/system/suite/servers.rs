@@ -21,16 +21,25 @@ pub struct Node {
 impl Node {
     /// Starts an empty one; `sync` is its setting.
     pub fn start(sync: &str) -> Self {
+        Self::with(&["--sync", sync])
+    }
+
+    /// Starts an empty one with these options.
+    pub fn with(options: &[&str]) -> Self {
         let data = tempfile::tempdir().expect("make a folder for a node");
-        let node = Self::on(data.path(), sync);
+        let node = Self::begin(data.path(), options);
         Self { _data: Some(data), ..node }
     }
 
     /// Starts one on what is in a folder.
     pub fn on(folder: &Path, sync: &str) -> Self {
+        Self::begin(folder, &["--sync", sync])
+    }
+
+    fn begin(folder: &Path, options: &[&str]) -> Self {
         let (folder, port) = (folder.display().to_string(), free_port().to_string());
-        let daemon =
-            Daemon::start(env!("CARGO_BIN_EXE_backpack-node"), [&folder, "127.0.0.1", &port, "--sync", sync]);
+        let args = [&[folder.as_str(), "127.0.0.1", &port], options].concat();
+        let daemon = Daemon::start(env!("CARGO_BIN_EXE_backpack-node"), args);
         let service = Service::new(daemon, format!("127.0.0.1:{port}"));
         service.wait_ready();
         Self { service, _data: None }

@@ -178,7 +178,9 @@ impl Found<'_> {
 /// Opens the storages side by side: each start is bound by its own disk.
 fn open_all(there: &[&Seen], options: &Options) -> Result<Vec<Arc<Engine>>, OpenError> {
     // Each has its own.
-    let options = Options { buffer_bytes: options.buffer_bytes / there.len() as u64, ..options.clone() };
+    let part = |bytes| bytes / there.len() as u64;
+    let (buffer_bytes, hot_bytes) = (part(options.buffer_bytes), part(options.hot_bytes));
+    let options = Options { buffer_bytes, hot_bytes, ..options.clone() };
     std::thread::scope(|scope| {
         let open = |seen: &&Seen| {
             let (dir, options) = (seen.dir.clone(), options.clone());
