@@ -1,8 +1,9 @@
 //! Blobs that are read again and again, in memory: sending one from there is one copy of its bytes, from the page cache it is two
 //! and a checksum (docs/decisions/0021).
 //!
-//! A blob is kept under the place of its record. A record never changes, and no other is ever at its place, so nothing has to be
-//! taken out when a blob is replaced, deleted or moved: the index names its place no more, and nobody asks for it.
+//! A blob is kept under the place of its record. A record that can be found never changes, and while the process runs no other
+//! comes to its place, so nothing has to be taken out when a blob is replaced, deleted or moved: the index names its place no more,
+//! and nobody asks for it.
 //!
 //! What is read once is not kept. Of what is read a mark is left; what is met again before as many other bytes were read as there
 //! is room for is likely to be read once more before it would have to make room.
@@ -13,24 +14,31 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter, sync::Cache, sync::DefaultLifecycle};
+use quick_cache::{
+    DefaultHashBuilder, OptionsBuilder, Weighter,
+    sync::{Cache, DefaultLifecycle},
+};
 
-use super::{BlobInfo, index::Place};
+use super::{BlobInfo, index::Place, record::MAX_HEAD_BYTES};
 
-/// Longest blob that is kept: some 60 of them fit the room that there is if nothing else is said.
-pub const LONGEST_BYTES: u32 = 1 << 20;
+/// Longest record that is kept: a blob of 1 MiB, whatever its head.
+pub const LONGEST_BYTES: u64 = (1 << 20) + MAX_HEAD_BYTES as u64;
 
-/// What a blob takes beside its record, about.
-const BESIDE_BYTES: usize = 256;
+/// And no longer than one in so many of all bytes that there is room for: what there is hardly room for pushes out all others.
+const LONGEST_PART: u64 = 32;
 
-/// By which the cache sizes what it remembers of blobs that had to make room.
-const USUAL_BYTES: u64 = 4 << 10;
+/// What a blob takes beside its record, and a pair of its metadata beside its text, about.
+const BESIDE_BYTES: usize = 320;
+const BESIDE_PAIR_BYTES: usize = 96;
 
-/// Each has a lock and its part of the room. More would leave too little for the longest.
-const SHARDS: usize = 4;
+/// Room with a lock of its own: so much that the longest find some, and that making room in it takes no millisecond.
+const SHARD_BYTES: u64 = 16 << 20;
+const MOST_SHARDS: u64 = 64;
 
-/// Blobs met that are told apart: 256 KiB.
-const MARK_BITS: u32 = 16;
+/// For each mark there is so much room: the usual blob is not smaller.
+const BYTES_A_MARK: u64 = 1 << 10;
+/// 16 MiB of them.
+const MOST_MARKS: u64 = 1 << 22;
 
 /// A blob that was read and found sound.
 #[derive(Debug)]
@@ -41,7 +49,7 @@ pub struct HotBlob {
     pub info: BlobInfo,
     /// Its bytes.
     pub data: Bytes,
-    /// Bytes of the record that both are parts of.
+    /// Bytes of the record that key and data are parts of.
     pub record_bytes: usize,
 }
 
@@ -50,7 +58,7 @@ struct Bytewise;
 
 impl Weighter<Place, Arc<HotBlob>> for Bytewise {
     fn weight(&self, _place: &Place, blob: &Arc<HotBlob>) -> u64 {
-        (blob.record_bytes + BESIDE_BYTES) as u64
+        (blob.record_bytes + BESIDE_BYTES + blob.info.meta.headers().count() * BESIDE_PAIR_BYTES) as u64
     }
 }
 
@@ -69,10 +77,13 @@ pub struct Hot {
 impl Hot {
     /// Room for so many bytes; `None` where there is none.
     pub fn new(room_bytes: u64) -> Option<Self> {
-        let items = usize::try_from(room_bytes / USUAL_BYTES).unwrap_or(usize::MAX);
+        let marks = (room_bytes / BYTES_A_MARK).min(MOST_MARKS).checked_next_power_of_two()?;
         let mut options = OptionsBuilder::new();
-        options.weight_capacity(room_bytes).estimated_items_capacity(items).shards(SHARDS);
-        let options = options.build().ok().filter(|_| items > 0)?;
+        options
+            .weight_capacity(room_bytes)
+            .shards((room_bytes / SHARD_BYTES).clamp(1, MOST_SHARDS) as usize)
+            .estimated_items_capacity(marks as usize);
+        let options = options.build().ok().filter(|_| room_bytes > 0)?;
         Some(Self {
             blobs: Cache::with_options(
                 options,
@@ -81,26 +92,29 @@ impl Hot {
                 DefaultLifecycle::default(),
             ),
             room_bytes,
-            marks: (0..1 << MARK_BITS).map(|_| AtomicU32::new(0)).collect(),
+            marks: (0..marks).map(|_| AtomicU32::new(0)).collect(),
             met_bytes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
         })
     }
 
-    /// The blob whose record is there, if it is kept.
-    pub fn get(&self, place: Place) -> Option<Arc<HotBlob>> {
-        let blob = self.blobs.get(&place)?;
+    /// The blob of that key whose record is there, if it is kept.
+    pub fn get(&self, place: Place, key: &[u8]) -> Option<(BlobInfo, Bytes)> {
+        let blob = self.blobs.get(&place).filter(|blob| blob.key == key)?;
         self.reads.fetch_add(1, Ordering::Relaxed);
-        Some(blob)
+        Some((blob.info.clone(), blob.data.clone()))
     }
 
     /// A record of so many bytes that is not kept is about to be read. Whether it is worth keeping now.
     pub fn meet(&self, place: Place, bytes: u64) -> bool {
+        if bytes > LONGEST_BYTES.min(self.room_bytes / LONGEST_PART) {
+            return false;
+        }
         let period = self.met_bytes.fetch_add(bytes, Ordering::Relaxed) / self.room_bytes;
         // The golden ratio in 64 bits: neighbours get marks far from each other.
         let hash = place.to_number().wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let met = &self.marks[(hash >> (64 - MARK_BITS)) as usize];
-        let mark = ((hash >> 16) as u32).wrapping_add(period as u32);
+        let met = &self.marks[(hash >> 32) as usize & (self.marks.len() - 1)];
+        let mark = (hash as u32).wrapping_add((hash >> 48) as u32).wrapping_add(period as u32);
         let again = met.load(Ordering::Relaxed) == mark;
         if !again {
             met.store(mark, Ordering::Relaxed);
@@ -109,8 +123,8 @@ impl Hot {
     }
 
     /// Keeps a blob, and forgets others if it has to.
-    pub fn keep(&self, place: Place, blob: Arc<HotBlob>) {
-        self.blobs.insert(place, blob);
+    pub fn keep(&self, place: Place, blob: HotBlob) {
+        self.blobs.insert(place, Arc::new(blob));
     }
 
     /// How many reads were answered with what is kept.
@@ -128,16 +142,14 @@ mod tests {
         Place::new(1, number)
     }
 
-    fn blob(bytes: usize) -> Arc<HotBlob> {
-        let data = Bytes::from(vec![7; bytes]);
-        let checksum = Checksum::of(&data);
+    fn blob(data: &Bytes) -> HotBlob {
         let info = BlobInfo {
             version: Version::from_parts(1, 1),
-            length: bytes as u64,
-            checksum,
+            length: data.len() as u64,
+            checksum: Checksum::of(b""),
             meta: Meta::default(),
         };
-        Arc::new(HotBlob { key: Bytes::from_static(b"k"), info, data, record_bytes: bytes })
+        HotBlob { key: Bytes::from_static(b"k"), info, data: data.clone(), record_bytes: data.len() }
     }
 
     #[test]
@@ -161,11 +173,38 @@ mod tests {
 
     #[test]
     fn there_is_room_for_so_many_bytes_and_for_the_longest_blobs() {
+        let longest = Bytes::from(vec![7; LONGEST_BYTES as usize]);
         let hot = Hot::new(64 << 20).unwrap();
-        (0..1000).for_each(|n| hot.keep(place(n), blob(LONGEST_BYTES as usize)));
-        let kept = (0..1000).filter(|n| hot.get(place(*n)).is_some()).count();
+        (0..1000).for_each(|n| hot.keep(place(n), blob(&longest)));
+        let kept = (0..1000).filter(|n| hot.get(place(*n), b"k").is_some()).count();
         assert!((40..=64).contains(&kept), "{kept}");
         assert_eq!(hot.reads(), kept as u64);
+    }
+
+    #[test]
+    fn another_key_with_its_hash_does_not_get_a_blob() {
+        let hot = Hot::new(1 << 20).unwrap();
+        hot.keep(place(1), blob(&Bytes::from_static(b"bytes")));
+        assert_eq!(hot.get(place(1), b"K"), None);
+        assert_eq!((hot.get(place(1), b"k").unwrap().1, hot.reads()), (Bytes::from_static(b"bytes"), 1));
+    }
+
+    #[test]
+    fn any_room_will_do_and_what_it_is_too_little_for_is_never_worth_keeping() {
+        for (room, longest) in
+            [(1, None), (5000, Some(156)), (4 << 20, Some(128 << 10)), (u64::MAX, Some(LONGEST_BYTES))]
+        {
+            let hot = Hot::new(room).unwrap();
+            for (n, bytes) in longest.into_iter().enumerate() {
+                let place = place(n as u64 + 1);
+                assert!(!hot.meet(place, bytes) && hot.meet(place, bytes), "{room}");
+                hot.keep(place, blob(&Bytes::from(vec![7; bytes as usize])));
+                assert!(hot.get(place, b"k").is_some(), "{room}");
+            }
+            let long = place(9);
+            let too_long = longest.unwrap_or(0) + 1;
+            assert!(!hot.meet(long, too_long) && !hot.meet(long, too_long), "{room}");
+        }
         assert!(Hot::new(0).is_none());
     }
 }

@@ -8,10 +8,10 @@ use super::{
     BlobInfo, READ_CHUNK_BYTES, StorageError,
     damage::Damage,
     decide::Old,
-    hot::{self, HotBlob},
+    hot::HotBlob,
     index::{Entry, Index},
     pairs,
-    pread::{Reads, is_unreadable, read_full},
+    pread::{Reads, is_unreadable, read_cached, read_full},
     record::{FIXED_BYTES, FileRef, Head, Kind, MAX_HEAD_BYTES},
     shared::Shared,
     totals::Counted,
@@ -163,21 +163,26 @@ async fn fetch_once(
 
 /// The blob of that entry, checked, if it is this key's and in memory: kept there, or short and in the page cache. Never waits.
 pub fn at_hand(shared: &Shared, entry: &Entry, key: &[u8]) -> Option<(BlobInfo, Bytes)> {
-    let length = entry.record_bound();
-    if entry.kind != Kind::Blob || entry.data_len > hot::LONGEST_BYTES {
+    if entry.kind != Kind::Blob {
         return None;
     }
-    if let Some(blob) = shared.hot.as_ref().and_then(|hot| hot.get(entry.place)) {
-        return (blob.key == key).then(|| (blob.info.clone(), blob.data.clone()));
+    if let Some(hot) = shared.hot.as_ref().and_then(|hot| hot.get(entry.place, key)) {
+        return Some(hot);
     }
+    let (length, offset) = (entry.record_bound(), entry.place.offset());
     let hot = shared.hot.as_ref().filter(|hot| hot.meet(entry.place, length));
-    if length > READ_WITH_HEAD_BYTES && hot.is_none() {
+    let is_long = length > READ_WITH_HEAD_BYTES;
+    if is_long && hot.is_none() {
         return None;
     }
     let volume = shared.volumes.get(entry.place.volume())?;
-    let length = volume.within(entry.place.offset(), length);
-    let record = shared.reads.cached(&volume.file, length, entry.place.offset())?;
-    let head = Head::decode(record.as_ref(), &volume.seal, entry.place.offset()).ok()?;
+    let length = volume.within(offset, length);
+    // Most of it may be there, and read for nothing.
+    if is_long && read_cached(&volume.file, &mut [0], offset + length as u64 - 1) == 0 {
+        return None;
+    }
+    let record = shared.reads.cached(&volume.file, length, offset)?;
+    let head = Head::decode(record.as_ref(), &volume.seal, offset).ok()?;
     let span = head.length()..usize::try_from(head.record_length()).ok()?;
     let data = record.as_ref().get(span.clone())?;
     if head.kind != Kind::Blob || head.key != key || Checksum::of(data) != head.checksum {
@@ -186,11 +191,13 @@ pub fn at_hand(shared: &Shared, entry: &Entry, key: &[u8]) -> Option<(BlobInfo, 
     let Head { version, checksum, .. } = head;
     let info = BlobInfo { version, checksum, length: head.blob_length(), meta: pairs::decode(head.pairs)? };
     let Some(hot) = hot else { return Some((info, record.freeze().slice(span))) };
-    // Memory of its own, of just its size: what was read into is used again.
+    // In memory of just its size: what is read into is larger.
     let record = Bytes::copy_from_slice(&record.as_ref()[..span.end]);
     let (key, data) = (record.slice(FIXED_BYTES..FIXED_BYTES + key.len()), record.slice(span));
-    let blob = HotBlob { key, info: info.clone(), data: data.clone(), record_bytes: record.len() };
-    hot.keep(entry.place, Arc::new(blob));
+    hot.keep(
+        entry.place,
+        HotBlob { key, info: info.clone(), data: data.clone(), record_bytes: record.len() },
+    );
     Some((info, data))
 }
 

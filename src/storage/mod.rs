@@ -390,8 +390,8 @@ pub trait Storage: Send + Sync + 'static {
     /// Starts a write. Fails at once where no room is left.
     async fn create(&self, blob: NewBlob) -> Result<Box<dyn BlobWriter>, StorageError>;
 
-    /// A short blob, whole and checked, if that takes no wait: its record is in the page cache. `None` says nothing about the
-    /// key: ask [`Storage::open`].
+    /// A blob, whole and checked, if that takes no wait: it is kept in memory, or short and its record in the page cache. `None`
+    /// says nothing about the key: ask [`Storage::open`].
     fn at_hand(&self, key: &Key) -> Option<(BlobInfo, Bytes)>;
 
     /// What is stored under a key.
