@@ -1,4 +1,4 @@
-//! A server's answer to an upload, read with `httparse`, the parser that hyper has inside. Pure.
+//! The head of a server's answer, read with `httparse`, the parser that hyper has inside. Pure.
 
 use std::{mem::MaybeUninit, str::FromStr};
 
@@ -13,28 +13,32 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// The head of an answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) status: StatusCode,
+pub struct Head {
+    /// Its status.
+    pub status: StatusCode,
     /// What the server says of the blob, if it took it.
-    pub(super) stored: Stored,
-    pub(super) body: Framing,
+    pub stored: Stored,
+    /// Where its body ends.
+    pub body: Framing,
     /// The server takes another request on the connection.
-    pub(super) keeps: bool,
+    pub keeps: bool,
     /// Bytes of the head.
-    pub(super) length: usize,
+    pub length: usize,
 }
 
 /// Where the body of an answer ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
+pub enum Framing {
+    /// After so many bytes.
     Length(usize),
+    /// With a chunk of no bytes.
     Chunked,
     /// With the connection.
     Close,
 }
 
 /// The head that these bytes begin with; `None` if more of it has yet to come. Fails if they are the beginning of none.
-pub(super) fn head(bytes: &[u8]) -> Result<Option<Head>, String> {
+pub fn head(bytes: &[u8]) -> Result<Option<Head>, String> {
     let mut room = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut answer = Response::new(&mut []);
     let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut answer, bytes, &mut room);
@@ -103,7 +107,7 @@ impl<'h> Said<'h> {
 
 impl Framing {
     /// How long the body is, with all that belongs to it; `None` unless all of it came.
-    pub(super) fn end(self, came: &[u8]) -> Option<usize> {
+    pub fn end(self, came: &[u8]) -> Option<usize> {
         match self {
             Self::Length(length) => (came.len() >= length).then_some(length),
             Self::Chunked => unchunk(came).1,
@@ -112,7 +116,7 @@ impl Framing {
     }
 
     /// The body, as far as it came.
-    pub(super) fn text(self, came: &[u8]) -> Vec<u8> {
+    pub fn text(self, came: &[u8]) -> Vec<u8> {
         match self {
             Self::Length(length) => came[..length.min(came.len())].to_vec(),
             Self::Chunked => unchunk(came).0,

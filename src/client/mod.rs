@@ -8,7 +8,7 @@
 //! - `socket`: how connections are opened. Uploads go without hyper: `exchange`: one on a connection; `pool`: the connections;
 //!   `upload`: its body; `answer`: what the server says
 
-mod answer;
+pub mod answer;
 pub mod copy;
 pub mod delete;
 pub mod error;
