@@ -123,6 +123,17 @@ impl<'a> Fanout<'a> {
         self.conclude(source, running.end(), left).await
     }
 
+    /// The server that is asked before all others, as things stand.
+    pub fn first<'p>(&self, place: &'p Place<'_>) -> Option<&'p Arc<Server>> {
+        let candidates = &place.candidates;
+        candidates.iter().find(|server| self.answers(server)).or(candidates.front())
+    }
+
+    /// As far as is known.
+    fn answers(&self, server: &Server) -> bool {
+        !self.fleet.is_down(&server.id, Door::Write)
+    }
+
     async fn conclude(&self, source: &Source, reached: Reached, left: u32) -> Result<Reached, ShardFailure> {
         if let Some(held) = reached.stored.iter().filter_map(|(_, stored)| stored.version).max()
             && held > self.blob.version
@@ -209,8 +220,7 @@ impl<'a> Fanout<'a> {
     /// The next server to ask: one that answers, as far as is known. Where none does, any is worth a try, but not in the
     /// place of one that is late, nor where another shard answers.
     fn next_candidate(&self, place: &mut Place<'_>, running: &Running<'_>) -> Option<Arc<Server>> {
-        let answers = |server: &Arc<Server>| !self.fleet.is_down(&server.id, Door::Write);
-        if let Some(next) = place.candidates.iter().position(answers) {
+        if let Some(next) = place.candidates.iter().position(|server| self.answers(server)) {
             return place.candidates.remove(next);
         }
         let is_lost = running.has_late() || running.engaged() == 0 && (place.elsewhere)();

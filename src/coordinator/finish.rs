@@ -7,7 +7,12 @@ use futures_util::future::join_all;
 use http::{StatusCode, header};
 
 use super::{
-    Coordinator, error::RequestError, fanout::Reached, fleet::Door, tasks::TaskOrigin, usage::Reservation,
+    Coordinator,
+    error::RequestError,
+    fanout::Reached,
+    fleet::Door,
+    tasks::{self, PushedAhead, TaskOrigin},
+    usage::Reservation,
 };
 use crate::{
     client::{Copied, CopyPlan, Unpaced},
@@ -46,12 +51,13 @@ pub(super) struct Finish {
 }
 
 impl Finish {
-    /// Does what is left to do and answers.
+    /// Does what is left to do and answers. What was pushed `ahead` and is not what came about is called off.
     pub async fn run(
         self,
         coordinator: &Coordinator,
         reached: Reached,
         reservation: Reservation,
+        ahead: Option<PushedAhead>,
     ) -> Result<Answer, RequestError> {
         let delta = self.size_delta(&reached);
         let mut have: Vec<Arc<Server>> =
@@ -66,7 +72,11 @@ impl Finish {
                 .await;
         }
         let holders: Vec<ServerId> = have.iter().map(|server| server.id.clone()).collect();
-        if let Err(why) = coordinator.push(self.tasks(&have, &holders), &holders).await {
+        let pushed = match ahead.filter(|ahead| holders.iter().eq([&ahead.holder])) {
+            Some(ahead) => tasks::pushed(ahead.push.happened()).await,
+            None => coordinator.push(self.tasks(&have, &holders), &holders).await,
+        };
+        if let Err(why) = pushed {
             newer = newer.max(self.copy_to_missing(coordinator, &mut have, |_| true).await);
             if newer.is_none() && have.len() < self.shard.servers.len() {
                 // It stays where it is. A tombstone in its place would hide an older blob that a server out of reach

@@ -3,7 +3,7 @@
 //! - [`serve`]: the role, started by the programs, standalone and the tests alike
 //! - `routes`: which request is what; `error`: what a client is told
 //! - `upload` -> `fanout` (`running`) -> `finish`: an upload's way; `source`: its body; `replay`: of which the beginning is kept; `placement`: where it goes
-//! - `fleet`: what is known of the servers; `tasks` (pushed `together`): what is left for the replicators; `backlog`: what is not;
+//! - `fleet`: what is known of the servers; `tasks`: what is left for the replicators; `backlog`: what is not;
 //!   `usage` and `flush`: used bytes; `pace` and `lag`: who is slow
 //! - `read`, `delete`: the other verbs; `ask` and `hedge`: which servers a read asks, and when; `repairs`: what it found missing
 //! - `clock`: whether the coordinators' clocks agree
@@ -34,7 +34,6 @@ mod source;
 mod stats;
 mod statsd;
 mod tasks;
-mod together;
 mod upload;
 mod usage;
 
@@ -121,7 +120,6 @@ struct Coordinator {
     counted: counted::Uploads,
     clock: VersionClock,
     batches: flush::Batches,
-    pushes: tasks::Pushes,
     /// Work that goes on when its client goes away.
     tasks: TaskTracker,
 }
@@ -141,7 +139,6 @@ pub async fn serve(listener: impl Listener, config: Config, deps: Deps, shutdown
         config,
         store: deps.store,
         view: deps.view,
-        pushes: tasks::pushes(deps.queue.clone()),
         queue: deps.queue,
         servers: deps.servers,
         statsd: deps.statsd,

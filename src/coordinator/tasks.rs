@@ -1,14 +1,23 @@
 //! The tasks that requests leave: how they are made, and how they come onto the queue.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use super::{Coordinator, together::Together};
+use tokio::time::timeout;
+
+use super::Coordinator;
 use crate::{
     daemon::unix_ms,
     http::RequestId,
     model::{Key, ServerId, ShardId, Task, Version, task::Operation},
-    queue::{Queue, QueueError},
+    queue::{Ahead, QueueError},
 };
+
+/// Tasks for a blob that is about to be stored on one server.
+pub(super) struct PushedAhead {
+    /// Has it then, and nobody else.
+    pub holder: ServerId,
+    pub push: Box<dyn Ahead>,
+}
 
 /// The queue answers within milliseconds or is in trouble; then the copies are made at once instead.
 pub(super) const QUEUE_DEADLINE: Duration = Duration::from_secs(3);
@@ -48,20 +57,6 @@ impl TaskOrigin<'_> {
     }
 }
 
-/// Tasks of uploads that end at the same time go to the queue together.
-pub(super) type Pushes = Arc<Together<Task, QueueError>>;
-
-/// Tasks of one push: of so many Redis makes one call.
-const MOST_TOGETHER: usize = 500;
-
-/// Pushes to this queue.
-pub(super) fn pushes(queue: Arc<dyn Queue>) -> Pushes {
-    Together::new(MOST_TOGETHER, move |tasks: Vec<Task>| {
-        let queue = queue.clone();
-        Box::pin(async move { queue.push(&tasks, Duration::ZERO).await })
-    })
-}
-
 impl Coordinator {
     /// Puts tasks on the queue, but for those of servers that are to be compared instead. `holders` have what the others lack.
     /// The error says why they are not there.
@@ -75,11 +70,21 @@ impl Coordinator {
         if tasks.is_empty() {
             return Ok(());
         }
-        match tokio::time::timeout(QUEUE_DEADLINE, self.pushes.run(tasks)).await {
-            Ok(Some(Ok(()))) => Ok(()),
-            Ok(Some(Err(error))) => Err(error.to_string()),
-            Ok(None) => Err("the push was given up".to_owned()),
-            Err(_) => Err(format!("the queue did not answer for {} s", QUEUE_DEADLINE.as_secs())),
-        }
+        pushed(self.queue.push(&tasks, Duration::ZERO)).await
     }
+
+    /// Begins to put these on the queue before what they are for has happened. `None` if the queue cannot do that, or some are to be
+    /// left out: for so long as the upload may take, that cannot be said now.
+    pub(super) fn begin_push(&self, tasks: &[Task], holders: &[ServerId]) -> Option<Box<dyn Ahead>> {
+        let map = self.view.map();
+        let leaves_out = tasks.iter().any(|task| self.backlogs.leaves_out(task, holders, &map));
+        if leaves_out { None } else { self.queue.push_ahead(tasks) }
+    }
+}
+
+/// Within [`QUEUE_DEADLINE`]; the error says why the tasks are not there.
+pub(super) async fn pushed(push: impl Future<Output = Result<(), QueueError>>) -> Result<(), String> {
+    let late = || format!("the queue did not answer for {} s", QUEUE_DEADLINE.as_secs());
+    let result = timeout(QUEUE_DEADLINE, push).await.map_err(|_| late())?;
+    result.map_err(|error| error.to_string())
 }

@@ -14,6 +14,7 @@ use super::{
     placement::{self, NoShard},
     replay::Kept,
     source::Source,
+    tasks::{PushedAhead, TaskOrigin},
     usage::Reservation,
 };
 use crate::{
@@ -81,6 +82,14 @@ fn text(from: &HeaderMap, name: http::HeaderName) -> Result<Option<&str>, Reques
     value.to_str().map(Some).map_err(|_| RequestError::Bad(format!("the value of {name} is no text")))
 }
 
+/// An upload that is stored on at least one server of a shard.
+struct Placed {
+    shard: Arc<Shard>,
+    reached: Reached,
+    reservation: Reservation,
+    ahead: Option<PushedAhead>,
+}
+
 impl Coordinator {
     /// Takes an upload. When this returns `Ok`, the blob has its copies or a durable task for each that is missing.
     pub(super) async fn upload(
@@ -145,7 +154,8 @@ impl Coordinator {
         fanout: &Fanout<'_>,
         source: &mut Source,
     ) -> Result<Answer, RequestError> {
-        let (shard, reached, reservation) = self.store_somewhere(map, pool, level, fanout, source).await?;
+        let Placed { shard, reached, reservation, ahead } =
+            self.store_somewhere(map, pool, level, fanout, source).await?;
         for seen in reached.stored.iter().filter_map(|(_, stored)| stored.clock) {
             self.clock.follow(seen);
         }
@@ -159,7 +169,7 @@ impl Coordinator {
             version: fanout.blob.version,
             id: fanout.blob.id.clone(),
         };
-        finish.run(self, reached, reservation).await
+        finish.run(self, reached, reservation, ahead).await
     }
 
     /// A server holds a newer version than this coordinator gave: another one's clock is ahead, or a write came in between.
@@ -178,7 +188,7 @@ impl Coordinator {
         level: WriteLevel,
         fanout: &Fanout<'_>,
         source: &mut Source,
-    ) -> Result<(Arc<Shard>, Reached, Reservation), RequestError> {
+    ) -> Result<Placed, RequestError> {
         // Shards that failed, and the last one.
         let mut tried_shards = HashSet::new();
         let mut slow_shards = HashSet::new();
@@ -211,8 +221,9 @@ impl Coordinator {
                 left: servers_left,
                 elsewhere: &elsewhere,
             };
+            let ahead = self.push_ahead(&shard, fanout, source, &place);
             match fanout.run(source, &mut place).await {
-                Ok(reached) => return Ok((shard, reached, reservation)),
+                Ok(reached) => return Ok(Placed { shard, reached, reservation, ahead }),
                 Err(ShardFailure::Over(error)) => return Err(error),
                 Err(ShardFailure::Elsewhere { tried: said, left, slow }) => {
                     tried.0.extend(said.0);
@@ -226,6 +237,28 @@ impl Coordinator {
                 }
             }
         }
+    }
+
+    /// Begins to push the tasks that the upload is about to leave, while one server stores it: of one copy of a body that is all here.
+    /// `None` if they are to be pushed once it is stored.
+    fn push_ahead(
+        &self,
+        shard: &Shard,
+        fanout: &Fanout<'_>,
+        source: &Source,
+        place: &Place<'_>,
+    ) -> Option<PushedAhead> {
+        // With conditions, the servers decide whether there is an upload at all.
+        let is_sure = place.needed == 1 && source.whole().is_some() && fanout.blob.conditions.is_empty();
+        let holder = fanout.first(place).filter(|_| is_sure)?.id.clone();
+        let Blob { key, version, id, .. } = fanout.blob;
+        let origin = TaskOrigin { shard: &shard.id, key, version: Some(version), id };
+        let holders = [holder];
+        let others = shard.servers.iter().filter(|id| **id != holders[0]);
+        let tasks: Vec<_> = others.map(|to| origin.copy(&holders, to, source.length())).collect();
+        let push = if tasks.is_empty() { None } else { self.begin_push(&tasks, &holders) }?;
+        let [holder] = holders;
+        Some(PushedAhead { holder, push })
     }
 
     /// A shard with as many servers that answer as the level asks for; where there is none, one with any; where there is

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    Claim, DeadLetter, Filter, Listed, Queue, QueueError, QueueOptions, QueueStats, Want, connect::Connector,
+    Ahead, Claim, DeadLetter, Filter, Listed, Queue, QueueError, QueueOptions, QueueStats, Want,
+    connect::Connector,
 };
 use crate::model::{ClusterMap, QueueInfo, ServerId, Task};
 
@@ -51,6 +52,10 @@ impl FollowQueue {
 impl Queue for FollowQueue {
     async fn push(&self, tasks: &[Task], delay: Duration) -> Result<(), QueueError> {
         self.queue()?.push(tasks, delay).await
+    }
+
+    fn push_ahead(&self, tasks: &[Task]) -> Option<Box<dyn Ahead>> {
+        self.queue().ok()?.push_ahead(tasks)
     }
 
     async fn cancel(&self, tasks: &[Task]) -> Result<(), QueueError> {

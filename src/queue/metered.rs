@@ -8,16 +8,15 @@ use std::{
 use async_trait::async_trait;
 use metrics::{Counter, Histogram, counter, histogram};
 
-use super::{Claim, DeadLetter, Filter, Listed, Queue, QueueError, QueueStats, Want};
+use super::{Ahead, Claim, DeadLetter, Filter, Listed, Queue, QueueError, QueueStats, Want};
 use crate::model::{ServerId, Task};
 
 /// Counts calls that succeeded, by tasks: `backpack_queue_pushed_total`, `.._claimed_total`, `.._acked_total`,
-/// `.._retried_total`, `.._released_total`, `.._buried_total`; and the time of every push, failed or not:
-/// `backpack_queue_push_seconds`.
+/// `.._retried_total`, `.._released_total`, `.._buried_total`; and the time that every push was waited for, failed or not, of one that
+/// began before what it is for had happened from then on: `backpack_queue_push_seconds`.
 pub struct MeteredQueue {
     inner: Arc<dyn Queue>,
-    push_seconds: Histogram,
-    pushed: Counter,
+    pushes: Pushes,
     claimed: Counter,
     acked: Counter,
     retried: Counter,
@@ -30,8 +29,10 @@ impl MeteredQueue {
     pub fn new(inner: Arc<dyn Queue>) -> Self {
         Self {
             inner,
-            push_seconds: histogram!("backpack_queue_push_seconds"),
-            pushed: counter!("backpack_queue_pushed_total"),
+            pushes: Pushes {
+                seconds: histogram!("backpack_queue_push_seconds"),
+                tasks: counter!("backpack_queue_pushed_total"),
+            },
             claimed: counter!("backpack_queue_claimed_total"),
             acked: counter!("backpack_queue_acked_total"),
             retried: counter!("backpack_queue_retried_total"),
@@ -41,15 +42,50 @@ impl MeteredQueue {
     }
 }
 
+#[derive(Clone)]
+struct Pushes {
+    seconds: Histogram,
+    tasks: Counter,
+}
+
+impl Pushes {
+    /// Counts a push of so many tasks.
+    async fn note(
+        &self,
+        tasks: usize,
+        push: impl Future<Output = Result<(), QueueError>>,
+    ) -> Result<(), QueueError> {
+        let begun = Instant::now();
+        let result = push.await;
+        self.seconds.record(begun.elapsed());
+        result?;
+        self.tasks.increment(tasks as u64);
+        Ok(())
+    }
+}
+
+struct MeteredAhead {
+    inner: Box<dyn Ahead>,
+    tasks: usize,
+    pushes: Pushes,
+}
+
+#[async_trait]
+impl Ahead for MeteredAhead {
+    async fn happened(self: Box<Self>) -> Result<(), QueueError> {
+        self.pushes.note(self.tasks, self.inner.happened()).await
+    }
+}
+
 #[async_trait]
 impl Queue for MeteredQueue {
     async fn push(&self, tasks: &[Task], delay: Duration) -> Result<(), QueueError> {
-        let begun = Instant::now();
-        let result = self.inner.push(tasks, delay).await;
-        self.push_seconds.record(begun.elapsed());
-        result?;
-        self.pushed.increment(tasks.len() as u64);
-        Ok(())
+        self.pushes.note(tasks.len(), self.inner.push(tasks, delay)).await
+    }
+
+    fn push_ahead(&self, tasks: &[Task]) -> Option<Box<dyn Ahead>> {
+        let inner = self.inner.push_ahead(tasks)?;
+        Some(Box::new(MeteredAhead { inner, tasks: tasks.len(), pushes: self.pushes.clone() }))
     }
 
     async fn cancel(&self, tasks: &[Task]) -> Result<(), QueueError> {

@@ -269,6 +269,14 @@ impl QueueStats {
     }
 }
 
+/// A push that began before what its tasks are for has happened. Dropped, it is called off: the tasks are taken back, which is best effort;
+/// what is not taken back is given out in the end, and finds nothing to do.
+#[async_trait]
+pub trait Ahead: Send {
+    /// It has happened. From here on this is a [`Queue::push`] without a delay, which may have been made before.
+    async fn happened(self: Box<Self>) -> Result<(), QueueError>;
+}
+
 /// Tasks that wait to be done. Every call ends within the implementation's timeout (a `claim` within that and its
 /// `wait`; a call that goes through many tasks or letters does so in pages, and each page has the timeout). An
 /// implementation reconnects by itself.
@@ -280,6 +288,13 @@ pub trait Queue: Send + Sync + 'static {
     /// The same task may be there twice; but one that waits for its time and is pushed with another delay is there once,
     /// with the earlier time.
     async fn push(&self, tasks: &[Task], delay: Duration) -> Result<(), QueueError>;
+
+    /// Begins to add tasks for what is still happening, where that can be begun before it has happened. `None` where it cannot: they
+    /// are to be pushed when it has.
+    fn push_ahead(&self, tasks: &[Task]) -> Option<Box<dyn Ahead>> {
+        let _ = tasks;
+        None
+    }
 
     /// Takes back tasks that wait for their time and are no longer needed. Best effort: one that is not found (given out
     /// already, say) is no error.

@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::take_back::TakeBacks;
+use super::{lane::Lane, take_back::TakeBacks};
 use crate::{
     model::Task,
     queue::{Claim, Queue, QueueError},
@@ -30,6 +30,7 @@ pub(super) struct Member {
     down_until: Mutex<Option<Instant>>,
     /// Claims asked of it that nobody waits for any more.
     pub(super) late: AtomicIsize,
+    pub(super) lane: Lane,
     take_backs: TakeBacks,
 }
 
@@ -38,6 +39,7 @@ impl Member {
         Self {
             name,
             queue,
+            lane: Lane::default(),
             down_until: Mutex::new(None),
             late: AtomicIsize::new(0),
             take_backs: TakeBacks::default(),

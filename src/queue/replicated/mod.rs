@@ -2,7 +2,7 @@
 //! later ([`crate::queue::BACKUP_DELAY`]) and is taken back when the task is done. So each task is normally done once, and
 //! no server that dies, hangs or forgets takes a task with it, nor makes anybody wait for it.
 //!
-//! - `member`: one of the queues and its health; `push`, `claim`: the two hot paths; `take_back`: of backups
+//! - `member`: one of the queues and its health; `push` (by a `lane` for each), `claim`: the two hot paths; `take_back`: of backups
 //! - `merge`: what the members say, as one answer
 //!
 //! Known and harmless: a task that takes longer than the delay, because its target is paused or far behind or its blob is
@@ -10,6 +10,7 @@
 //! holds only on the others: `stats` says `paused`, pausing again mends it.
 
 mod claim;
+mod lane;
 mod member;
 mod merge;
 mod push;
@@ -29,9 +30,13 @@ use futures_util::future::join_all;
 use self::{
     claim::Late,
     member::{Member, all_failed},
+    push::{How, Push},
 };
-use super::{Claim, DeadLetter, Filter, Listed, Queue, QueueError, QueueStats, Want, poll::Poll};
+use super::{Ahead, Claim, DeadLetter, Filter, Listed, Queue, QueueError, QueueStats, Want, poll::Poll};
 use crate::model::{ServerId, Task};
+
+/// So many pushes in a row begin with the same member: what it is given at the same time is then alike, and makes one call.
+const PUSHES_IN_A_ROW: usize = 64;
 
 /// Letters per member read to count each once. Beyond, counts are those of the member that has most.
 const LETTERS_COUNTED: usize = 1_000;
@@ -42,8 +47,10 @@ pub struct ReplicatedQueue {
     backup_delay: Duration,
     /// See [`super::QueueOptions::wait_for_backups`]; not at first.
     pub wait_for_backups: bool,
-    /// Where the next push or claim begins among the members.
-    turn: AtomicUsize,
+    /// Where the next claim begins among the members.
+    claims: AtomicUsize,
+    /// The same for pushes, [`PUSHES_IN_A_ROW`] times.
+    pushes: AtomicUsize,
     late: Late,
 }
 
@@ -55,18 +62,30 @@ impl ReplicatedQueue {
             members: members.into_iter().map(|(name, queue)| Arc::new(Member::new(name, queue))).collect(),
             backup_delay,
             wait_for_backups: false,
-            turn: AtomicUsize::new(fastrand::usize(..1 << 16)),
+            claims: AtomicUsize::new(fastrand::usize(..1 << 16)),
+            pushes: AtomicUsize::new(fastrand::usize(..1 << 16)),
             late: Late::default(),
         }
     }
 
-    /// The members, another one first at each call, those that are not well last.
-    fn in_turn(&self) -> Vec<Arc<Member>> {
+    /// The members, this one first, those that are not well last.
+    fn from(&self, first: usize) -> Vec<Arc<Member>> {
         let mut order = self.members.clone();
-        let begin = self.turn.fetch_add(1, Ordering::Relaxed) % order.len().max(1);
-        order.rotate_left(begin);
+        order.rotate_left(first % self.members.len().max(1));
         order.sort_by_key(|member| !member.is_well());
         order
+    }
+
+    fn how(&self, delay: Duration) -> How {
+        How { delay, backup_delay: self.backup_delay, tells_at_the_end: self.wait_for_backups }
+    }
+
+    fn for_claim(&self) -> Vec<Arc<Member>> {
+        self.from(self.claims.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn for_push(&self) -> Vec<Arc<Member>> {
+        self.from(self.pushes.fetch_add(1, Ordering::Relaxed) / PUSHES_IN_A_ROW)
     }
 
     /// Calls each member that has some of the claims; the first error, if any, after all have ended.
@@ -89,7 +108,7 @@ impl ReplicatedQueue {
     /// member, which then adds the task.
     fn owner(&self, claim: &Claim) -> Result<(Arc<Member>, Claim), QueueError> {
         let ours = |member: &Arc<Member>| Some((Arc::clone(member), member.inward(claim)?));
-        let other = || Some((self.in_turn().into_iter().next()?, claim.clone()));
+        let other = || Some((self.for_push().into_iter().next()?, claim.clone()));
         self.members.iter().find_map(ours).or_else(other).ok_or(QueueError::NotSet)
     }
 
@@ -157,7 +176,12 @@ impl Queue for ReplicatedQueue {
         if tasks.is_empty() {
             return Ok(());
         }
-        push::push(self.in_turn(), tasks, delay, self.backup_delay, self.wait_for_backups).await
+        push::ended(Push::start(tasks, self.how(delay), self.for_push())).await
+    }
+
+    fn push_ahead(&self, tasks: &[Task]) -> Option<Box<dyn Ahead>> {
+        let ahead = Push::start_ahead(tasks, self.how(Duration::ZERO), self.for_push())?;
+        Some(Box::new(ahead))
     }
 
     async fn cancel(&self, tasks: &[Task]) -> Result<(), QueueError> {
@@ -168,7 +192,7 @@ impl Queue for ReplicatedQueue {
     async fn claim(&self, want: &Want, wait: Duration) -> Result<Vec<Claim>, QueueError> {
         let mut poll = Poll::new(wait);
         loop {
-            let mut members = self.in_turn();
+            let mut members = self.for_claim();
             // Those that are not well get none of the numbers wanted, unless there are no others.
             let well = members.iter().filter(|member| member.is_well()).count();
             members.truncate(if well == 0 { members.len() } else { well });

@@ -1,0 +1,120 @@
+//! The way to one member: what is to be pushed to it while a push is under way is gathered, and goes as the next one. Nobody waits
+//! where nobody else is.
+//!
+//! One push at a time, because each costs the same whatever it holds: with four at a time Redis had a third more to do for each
+//! task (docs/performance.md), and whatever holds up one holds up the others too.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+
+use super::{
+    member::Member,
+    push::{Part, Push},
+};
+use crate::{model::Task, queue::QueueError};
+
+/// How often a turn gives way before it begins: once, and what came from the network is noticed; twice, and those whom that woke
+/// have brought what they have. Each turn has more then, and so there are fewer (docs/performance.md).
+const GIVES_WAY: usize = 2;
+
+/// Tasks of one turn: of so many Redis makes one call.
+const MOST_TOGETHER: usize = 500;
+
+/// What waits for its turn.
+#[derive(Default)]
+pub(super) struct Lane(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    under_way: bool,
+    waiting: VecDeque<(Arc<Push>, Part)>,
+}
+
+/// Takes one turn after the other, as long as something waits.
+struct Turns {
+    member: Arc<Member>,
+    ended: bool,
+}
+
+impl Drop for Turns {
+    fn drop(&mut self) {
+        // It panicked, or the process ends.
+        if !self.ended {
+            self.member.lane.0.lock().under_way = false;
+        }
+    }
+}
+
+impl Lane {
+    /// Has a member do its part of a push, which hears how that ended.
+    pub(super) fn add(member: &Arc<Member>, push: Arc<Push>, part: Part) {
+        let mut state = member.lane.0.lock();
+        state.waiting.push_back((push, part));
+        if !state.under_way {
+            state.under_way = true;
+            tokio::spawn(Turns { member: Arc::clone(member), ended: false }.take());
+        }
+    }
+}
+
+impl Turns {
+    async fn take(mut self) {
+        loop {
+            // Whoever is about to bring something goes first.
+            for _ in 0..GIVES_WAY {
+                tokio::task::yield_now().await;
+            }
+            let Some(parts) = self.next() else { return };
+            let result = self.push_all(&parts).await;
+            self.member.note(&result);
+            for (push, part) in parts {
+                push.ended(&self.member, part, result.clone());
+            }
+        }
+    }
+
+    /// What is to be pushed next. `None` if nothing waits: then this has ended, before anybody can count on it.
+    fn next(&mut self) -> Option<Vec<(Arc<Push>, Part)>> {
+        loop {
+            let mut parts = self.gathered()?;
+            // A push is asked without the lane's lock, for it may be about to add to the lane.
+            parts.retain(|(push, _)| push.is_wanted());
+            if !parts.is_empty() {
+                return Some(parts);
+            }
+        }
+    }
+
+    fn gathered(&mut self) -> Option<Vec<(Arc<Push>, Part)>> {
+        let mut state = self.member.lane.0.lock();
+        if state.waiting.is_empty() {
+            state.under_way = false;
+            self.ended = true;
+            return None;
+        }
+        let (mut parts, mut tasks) = (Vec::new(), 0);
+        while tasks < MOST_TOGETHER
+            && let Some((push, part)) = state.waiting.pop_front()
+        {
+            tasks += push.tasks().len();
+            parts.push((push, part));
+        }
+        Some(parts)
+    }
+
+    /// At once, with a push for each delay. They end alike.
+    async fn push_all(&self, parts: &[(Arc<Push>, Part)]) -> Result<(), QueueError> {
+        let mut by_delay: BTreeMap<Duration, Vec<Task>> = BTreeMap::new();
+        for (push, part) in parts {
+            by_delay.entry(push.delay(*part)).or_default().extend_from_slice(push.tasks());
+        }
+        let pushes = by_delay.iter().map(|(delay, tasks)| self.member.queue.push(tasks, *delay));
+        join_all(pushes).await.into_iter().collect()
+    }
+}
