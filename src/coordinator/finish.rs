@@ -72,9 +72,14 @@ impl Finish {
                 .await;
         }
         let holders: Vec<ServerId> = have.iter().map(|server| server.id.clone()).collect();
-        let pushed = match ahead.filter(|ahead| holders.iter().eq([&ahead.holder])) {
-            Some(ahead) => tasks::pushed(ahead.push.happened()).await,
-            None => coordinator.push(self.tasks(&have, &holders), &holders).await,
+        let ahead = ahead.filter(|ahead| holders.iter().eq([&ahead.holder]));
+        let is_pushed = match ahead {
+            Some(ahead) => tasks::pushed(ahead.push.happened()).await.is_ok(),
+            None => false,
+        };
+        let pushed = match is_pushed {
+            true => Ok(()),
+            false => coordinator.push(self.tasks(&have, &holders), &holders).await,
         };
         if let Err(why) = pushed {
             newer = newer.max(self.copy_to_missing(coordinator, &mut have, |_| true).await);

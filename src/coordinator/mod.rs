@@ -179,6 +179,7 @@ pub async fn serve(listener: impl Listener, config: Config, deps: Deps, shutdown
     server.serve(listener, shutdown).await;
     while workers.join_next().await.is_some() {}
     coordinator.finish_tasks().await;
+    coordinator.last_pushes().await;
     coordinator.last_flush().await;
 }
 
@@ -306,6 +307,12 @@ impl Coordinator {
                 "uploads and deletes nobody waits for were not finished in time"
             );
         }
+    }
+
+    /// The last uploads' tasks are to be given out at once, not when their backups come due.
+    async fn last_pushes(&self) {
+        // What is not done by then comes later.
+        let _ = tokio::time::timeout(tasks::QUEUE_DEADLINE, self.queue.settle()).await;
     }
 
     async fn last_flush(&self) {

@@ -221,7 +221,7 @@ impl Coordinator {
                 left: servers_left,
                 elsewhere: &elsewhere,
             };
-            let ahead = self.push_ahead(&shard, fanout, source, &place);
+            let ahead = self.push_ahead(map, &shard, fanout, source, &place);
             match fanout.run(source, &mut place).await {
                 Ok(reached) => return Ok(Placed { shard, reached, reservation, ahead }),
                 Err(ShardFailure::Over(error)) => return Err(error),
@@ -241,8 +241,12 @@ impl Coordinator {
 
     /// Begins to push the tasks that the upload is about to leave, while one server stores it: of one copy of a body that is all here.
     /// `None` if they are to be pushed once it is stored.
+    ///
+    /// Only where all servers are nodes of ours: a task that is left of an upload that was not stored, with this process dead, finds there
+    /// that its version is not to be had. Other servers know no versions: it would copy what stood there before.
     fn push_ahead(
         &self,
+        map: &ClusterMap,
         shard: &Shard,
         fanout: &Fanout<'_>,
         source: &Source,
@@ -250,6 +254,7 @@ impl Coordinator {
     ) -> Option<PushedAhead> {
         // With conditions, the servers decide whether there is an upload at all.
         let is_sure = place.needed == 1 && source.whole().is_some() && fanout.blob.conditions.is_empty();
+        let is_sure = is_sure && shard.servers.iter().all(|id| map.live.contains(id));
         let holder = fanout.first(place).filter(|_| is_sure)?.id.clone();
         let Blob { key, version, id, .. } = fanout.blob;
         let origin = TaskOrigin { shard: &shard.id, key, version: Some(version), id };

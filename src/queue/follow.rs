@@ -32,7 +32,10 @@ impl FollowQueue {
     }
 
     fn queue(&self) -> Result<Arc<dyn Queue>, QueueError> {
-        let map = Arc::clone(&self.maps.borrow());
+        self.queue_of(&Arc::clone(&self.maps.borrow()))
+    }
+
+    fn queue_of(&self, map: &ClusterMap) -> Result<Arc<dyn Queue>, QueueError> {
         let info = map.queue.as_ref().ok_or(QueueError::NotSet)?;
         let mut current = self.current.lock();
         if let Some((known, queue)) = &*current
@@ -48,6 +51,24 @@ impl FollowQueue {
     }
 }
 
+/// A push to the queue that the map named when it began.
+struct FollowAhead {
+    inner: Box<dyn Ahead>,
+    map: Arc<ClusterMap>,
+    maps: watch::Receiver<Arc<ClusterMap>>,
+}
+
+#[async_trait]
+impl Ahead for FollowAhead {
+    async fn happened(self: Box<Self>) -> Result<(), QueueError> {
+        // Perhaps nobody claims from that one any more.
+        if self.maps.borrow().queue != self.map.queue {
+            return Err(QueueError::Unavailable("the map names another queue since".to_owned()));
+        }
+        self.inner.happened().await
+    }
+}
+
 #[async_trait]
 impl Queue for FollowQueue {
     async fn push(&self, tasks: &[Task], delay: Duration) -> Result<(), QueueError> {
@@ -55,7 +76,15 @@ impl Queue for FollowQueue {
     }
 
     fn push_ahead(&self, tasks: &[Task]) -> Option<Box<dyn Ahead>> {
-        self.queue().ok()?.push_ahead(tasks)
+        let map = Arc::clone(&self.maps.borrow());
+        let inner = self.queue_of(&map).ok()?.push_ahead(tasks)?;
+        Some(Box::new(FollowAhead { inner, map, maps: self.maps.clone() }))
+    }
+
+    async fn settle(&self) {
+        if let Ok(queue) = self.queue() {
+            queue.settle().await;
+        }
     }
 
     async fn cancel(&self, tasks: &[Task]) -> Result<(), QueueError> {

@@ -88,6 +88,10 @@ impl Queue for MeteredQueue {
         Some(Box::new(MeteredAhead { inner, tasks: tasks.len(), pushes: self.pushes.clone() }))
     }
 
+    async fn settle(&self) {
+        self.inner.settle().await;
+    }
+
     async fn cancel(&self, tasks: &[Task]) -> Result<(), QueueError> {
         self.inner.cancel(tasks).await
     }

@@ -269,11 +269,12 @@ impl QueueStats {
     }
 }
 
-/// A push that began before what its tasks are for has happened. Dropped, it is called off: the tasks are taken back, which is best effort;
-/// what is not taken back is given out in the end, and finds nothing to do.
+/// A push that began before what its tasks are for has happened. Dropped, it is called off: the tasks are taken back. Where that fails, as
+/// when the process dies, they are given out some time, though it has not happened: who carries them out must find that then.
 #[async_trait]
 pub trait Ahead: Send {
-    /// It has happened. From here on this is a [`Queue::push`] without a delay, which may have been made before.
+    /// It has happened. From here on this is a [`Queue::push`] without a delay, of which a part was made before. If this fails, a push may
+    /// still succeed.
     async fn happened(self: Box<Self>) -> Result<(), QueueError>;
 }
 
@@ -295,6 +296,9 @@ pub trait Queue: Send + Sync + 'static {
         let _ = tasks;
         None
     }
+
+    /// Ends when all that was begun behind the callers' backs has ended; before a process stops.
+    async fn settle(&self) {}
 
     /// Takes back tasks that wait for their time and are no longer needed. Best effort: one that is not found (given out
     /// already, say) is no error.

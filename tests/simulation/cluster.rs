@@ -11,7 +11,9 @@ use backpack::{
     coordinator,
     daemon::{Shutdown, VersionClock},
     model::{Key, Stage, Version},
-    node, replicator,
+    node,
+    queue::{Queue, ReplicatedQueue},
+    replicator,
     storage::{Found, Storage},
     telemetry::health::Readiness,
 };
@@ -34,6 +36,9 @@ use super::{
 /// The shortest lease that replicators take.
 const LEASE_SECONDS: u64 = 3;
 
+/// Longer than most copies take, short enough that a simulation of some seconds meets it.
+const BACKUP_DELAY: Duration = Duration::from_secs(5);
+
 /// Of an upload, as much can be sent again: less than the largest ones have.
 pub const REPLAY: u64 = 8 << 10;
 
@@ -47,13 +52,21 @@ pub struct Cluster {
     pub disks: Vec<Arc<Memory>>,
     /// Of each shard, its disks.
     pub shards: Vec<std::ops::Range<usize>>,
-    pub queue: Arc<MemoryQueue>,
-    pub mood: Arc<Mutex<Mood>>,
+    /// All servers of the queue as one, whatever their moods.
+    pub queue: Arc<ReplicatedQueue>,
     pub trace: Trace,
     /// Of each node, whether a hasty one stands in its place.
     pub hasty: Vec<Arc<AtomicBool>>,
     on_its_way: Option<usize>,
     store: Arc<MemoryMap>,
+    queues: [Arc<MemoryQueue>; 2],
+    moods: Arc<Mutex<[Mood; 2]>>,
+}
+
+/// As every process sees the servers of the queue.
+fn as_one(queues: [Arc<impl Queue>; 2]) -> ReplicatedQueue {
+    let [one, other] = queues.map(|queue| queue as Arc<dyn Queue>);
+    ReplicatedQueue::new(vec![("one".to_owned(), one), ("other".to_owned(), other)], BACKUP_DELAY)
 }
 
 /// What a server holds under a key.
@@ -78,14 +91,16 @@ impl Cluster {
     pub fn start(plan: &Plan, sim: &mut Sim<'_>, trace: Trace) -> Self {
         let shards = plan.members();
         let disks: Vec<_> = (0..plan.servers()).map(|_| Arc::new(Memory::default())).collect();
+        let queues = [0; 2].map(|_| Arc::new(MemoryQueue::new(Duration::from_secs(LEASE_SECONDS))));
         let cluster = Self {
             store: Arc::new(MemoryMap::holding(documents(&shards, plan.on_its_way))),
             hasty: disks.iter().map(|_| Arc::default()).collect(),
             on_its_way: plan.on_its_way.map(|(number, _)| number),
             disks,
             shards,
-            queue: Arc::new(MemoryQueue::new(Duration::from_secs(LEASE_SECONDS))),
-            mood: Arc::default(),
+            queue: Arc::new(as_one(queues.clone())),
+            queues,
+            moods: Arc::default(),
             trace,
         };
         for disk in 0..cluster.disks.len() {
@@ -113,9 +128,10 @@ impl Cluster {
 
     fn start_coordinator(&self, sim: &mut Sim<'_>, number: usize, off_ms: i64) {
         let host = format!("coordinator-{number}");
-        let (store, queue) = (self.store.clone(), self.queue_for(&host));
+        let (store, queues) = (self.store.clone(), self.queues_for(&host));
         sim.host(host, move || {
-            let (store, queue): (Arc<dyn MapStore>, _) = (store.clone(), Arc::new(queue.clone()));
+            let store: Arc<dyn MapStore> = store.clone();
+            let queue = Arc::new(as_one(queues.clone()));
             async move {
                 let shutdown = Shutdown::default();
                 let deps = coordinator::Deps {
@@ -134,9 +150,10 @@ impl Cluster {
 
     fn start_replicator(&self, sim: &mut Sim<'_>, number: usize) {
         let host = format!("replicator-{number}");
-        let (store, queue) = (self.store.clone(), self.queue_for(&host));
+        let (store, queues) = (self.store.clone(), self.queues_for(&host));
         sim.host(host, move || {
-            let (store, queue): (Arc<dyn MapStore>, _) = (store.clone(), Arc::new(queue.clone()));
+            let store: Arc<dyn MapStore> = store.clone();
+            let queue = Arc::new(as_one(queues.clone()));
             async move {
                 let shutdown = Shutdown::default();
                 let view = View::start(store, shutdown.clone());
@@ -154,13 +171,21 @@ impl Cluster {
         });
     }
 
-    fn queue_for(&self, host: &str) -> MoodyQueue {
-        MoodyQueue {
-            inner: self.queue.clone(),
-            mood: self.mood.clone(),
-            host: host.to_owned(),
-            trace: self.trace.clone(),
-        }
+    fn queues_for(&self, host: &str) -> [Arc<MoodyQueue>; 2] {
+        [0, 1].map(|number| {
+            Arc::new(MoodyQueue {
+                inner: self.queues[number].clone(),
+                number,
+                moods: self.moods.clone(),
+                host: host.to_owned(),
+                trace: self.trace.clone(),
+            })
+        })
+    }
+
+    /// From now on these servers of the queue are so.
+    pub fn set_mood(&self, which: &[usize], mood: Mood) {
+        which.iter().for_each(|number| self.moods.lock()[*number] = mood);
     }
 
     /// Whether that server of a shard is on its way into it or out of it.
@@ -216,6 +241,8 @@ fn documents(
         ("/servers-map".to_owned(), map(servers.iter().map(server).collect())),
         ("/shards-map".to_owned(), map(shards.iter().enumerate().map(shard).collect())),
     ];
+    // All of them are ours, and nobody notices so soon that one is away.
+    documents.extend(servers.iter().map(|number| (format!("/live/{}", number + 1), json!({}))));
     for number in 1..=shards.len() {
         documents.push((format!("/shard-size-{number}"), json!({ "capacity": CAPACITY, "current": 0 })));
     }

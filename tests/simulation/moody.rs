@@ -1,4 +1,4 @@
-//! The one queue as each host sees it: watched, and failing on demand.
+//! A server of the queue as each host sees it: watched, and failing on demand.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,10 +15,11 @@ use super::{plan::Mood, queue::MemoryQueue, trace::Trace};
 const HANGS: Duration = Duration::from_secs(5);
 
 /// The queue for the host of that name.
-#[derive(Clone)]
 pub struct MoodyQueue {
     pub inner: Arc<MemoryQueue>,
-    pub mood: Arc<Mutex<Mood>>,
+    /// Which of the servers this is.
+    pub number: usize,
+    pub moods: Arc<Mutex<[Mood; 2]>>,
     pub host: String,
     pub trace: Trace,
 }
@@ -29,16 +30,16 @@ impl MoodyQueue {
         what: String,
         call: impl Future<Output = Result<T, QueueError>>,
     ) -> Result<T, QueueError> {
-        let mood = *self.mood.lock();
+        let mood = self.moods.lock()[self.number];
         if mood != Mood::Well {
-            self.trace.note(format_args!("{} queue {mood:?}: {what}", self.host));
+            self.trace.note(format_args!("{} queue {} {mood:?}: {what}", self.host, self.number));
         }
         let failed = Err(QueueError::Unavailable(format!("{mood:?}")));
         match mood {
             Mood::Well => {
                 let result = call.await;
                 if !what.is_empty() {
-                    self.trace.note(format_args!("{} {what}", self.host));
+                    self.trace.note(format_args!("{} queue {}: {what}", self.host, self.number));
                 }
                 result
             }

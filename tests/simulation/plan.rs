@@ -80,8 +80,8 @@ pub enum Trouble {
     Slow(String, String),
     /// A host dies and starts again; a node's disk keeps what it has.
     Crash(String),
-    /// The queue does not do what it should.
-    Queue(Mood),
+    /// Servers of the queue do not do what they should.
+    Queue(&'static [usize], Mood),
     /// A node has no room.
     Full(usize),
     /// A node's disk does not sync.
@@ -90,7 +90,10 @@ pub enum Trouble {
     Hasty(usize),
 }
 
-/// How the queue is.
+/// Servers of the queue that fail at the same time.
+const QUEUES: [&[usize]; 3] = [&[0, 1], &[0], &[1]];
+
+/// How a server of the queue is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mood {
     /// As it should be.
@@ -189,7 +192,10 @@ fn faults(rng: &mut Rng, nodes: usize, coordinators: usize, replicators: usize) 
             11..=12 => (Trouble::Crash(peer.clone()), peer),
             13..=15 => {
                 let mood = [Mood::Refuses, Mood::LosesAnswers, Mood::Hangs][rng.usize(..3)];
-                (Trouble::Queue(mood), format!("queue {number_of_fault}"))
+                (
+                    Trouble::Queue(QUEUES[number_of_fault % QUEUES.len()], mood),
+                    format!("queue {number_of_fault}"),
+                )
             }
             16..=17 => (Trouble::Full(number), format!("room {number}")),
             _ => (Trouble::Hung(number), format!("disk {number}")),

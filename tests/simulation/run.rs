@@ -117,7 +117,7 @@ fn begin(sim: &mut Sim<'_>, cluster: &Cluster, trouble: &Trouble) {
         Trouble::Held(a, b) => sim.hold(a.as_str(), b.as_str()),
         Trouble::Slow(a, b) => sim.set_link_latency(a.as_str(), b.as_str(), SLOW),
         Trouble::Crash(host) => sim.crash(host.as_str()),
-        Trouble::Queue(mood) => *cluster.mood.lock() = *mood,
+        Trouble::Queue(which, mood) => cluster.set_mood(which, *mood),
         Trouble::Full(disk) => cluster.disks[*disk].full.store(true, SeqCst),
         Trouble::Hasty(node) => cluster.hasty[*node].store(true, SeqCst),
         // Those that wait have theirs already, or get one at the end.
@@ -132,7 +132,7 @@ fn end(sim: &mut Sim<'_>, cluster: &Cluster, trouble: &Trouble) {
         Trouble::Held(a, b) => sim.release(a.as_str(), b.as_str()),
         Trouble::Slow(a, b) => sim.set_link_latency(a.as_str(), b.as_str(), LATENCY),
         Trouble::Crash(host) => sim.bounce(host.as_str()),
-        Trouble::Queue(_) => *cluster.mood.lock() = Mood::Well,
+        Trouble::Queue(which, _) => cluster.set_mood(which, Mood::Well),
         Trouble::Full(disk) => cluster.disks[*disk].full.store(false, SeqCst),
         Trouble::Hasty(node) => cluster.hasty[*node].store(false, SeqCst),
         Trouble::Hung(disk) => cluster.disks[*disk].commits.add_permits(COMMITS),

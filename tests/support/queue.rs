@@ -23,6 +23,8 @@ pub struct WatchedQueue {
     pub down: AtomicBool,
     /// Pushes are answered with an error.
     pub full: AtomicBool,
+    /// Pushes are made when this is no longer so.
+    pub holds_pushes: watch::Sender<bool>,
     /// Acknowledgements are answered with an error.
     pub deaf: AtomicBool,
     /// A retry of this key panics.
@@ -49,6 +51,7 @@ impl WatchedQueue {
             down: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            holds_pushes: watch::Sender::new(false),
             panics: Mutex::new(None),
             claim_delay: Mutex::new(Duration::ZERO),
             holds_claims: watch::Sender::new(false),
@@ -73,6 +76,8 @@ impl WatchedQueue {
 #[async_trait]
 impl Queue for WatchedQueue {
     async fn push(&self, tasks: &[Task], delay: Duration) -> Result<(), QueueError> {
+        // Its sender lives as long as this.
+        let _ = self.holds_pushes.subscribe().wait_for(|holds| !holds).await;
         fail_if(&self.full)?;
         self.inner.push(tasks, delay).await
     }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use backpack::{daemon::unix_ms, model::Version};
+use backpack::{daemon::unix_ms, model::Version, queue::Stage};
 
 use crate::{
     coordinator_support::{Cluster, Member, Settings, body},
@@ -288,6 +288,76 @@ async fn a_client_that_goes_before_the_answer_leaves_its_blob_counted_and_with_i
     drop(stream);
     eventually("the other copy has its task", WITHIN, || async { cluster.tasks().await.len() == 1 }).await;
     eventually("it is counted", WITHIN, || async { cluster.used("1").await == 5 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_task_of_a_small_upload_is_kept_before_a_server_has_it_and_given_out_after() {
+    let cluster = Cluster::start(&[&[Member::Original, Member::Original]]).await;
+    for id in ["1", "2"] {
+        cluster.announce(id).await;
+    }
+    cluster.originals.iter().for_each(|original| original.set_fault(Fault::HoldAfter(0)));
+    let put = cluster.put("/k", body(1000));
+    let put = tokio::spawn(async move { put.send().await.unwrap() });
+    eventually("its task is kept", WITHIN, || async {
+        matches!(&cluster.listed().await[..], [kept] if kept.stage == Stage::Delayed)
+    })
+    .await;
+    assert!(!put.is_finished(), "no server has it");
+    cluster.originals.iter().for_each(|original| original.set_fault(Fault::None));
+    assert_eq!(put.await.unwrap().status, 200);
+    eventually("its task is given out", WITHIN, || async {
+        matches!(&cluster.listed().await[..], [ready] if ready.stage == Stage::Ready)
+    })
+    .await;
+    let target = cluster.listed().await[0].task.to.clone();
+    let holder = cluster.originals.iter().position(|original| original.blob("k").is_some()).unwrap();
+    assert_ne!(target.as_str(), (holder + 1).to_string(), "it is for the one that has it not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_task_is_kept_before_where_a_server_may_not_be_ours() {
+    let cluster = Cluster::start(&[&[Member::Original, Member::Original]]).await;
+    cluster.announce("1").await;
+    cluster.originals.iter().for_each(|original| original.set_fault(Fault::HoldAfter(0)));
+    let put = cluster.put("/k", body(1000));
+    let put = tokio::spawn(async move { put.send().await.unwrap() });
+    eventually("a server has the request", WITHIN, || async {
+        cluster.originals.iter().any(|original| !original.seen().is_empty())
+    })
+    .await;
+    // Time enough for a push.
+    for _ in 0..50 {
+        assert_eq!(Request::get(&cluster.addr, "/-/map").send().await.unwrap().status, 200);
+    }
+    assert_eq!(cluster.tasks().await, []);
+    cluster.originals.iter().for_each(|original| original.set_fault(Fault::None));
+    assert_eq!(put.await.unwrap().status, 200);
+    assert_eq!(cluster.tasks().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_goes_elsewhere_leaves_the_tasks_of_where_it_is_and_a_refused_one_none() {
+    let cluster = Cluster::start(&[&[Member::Original, Member::Original]]).await;
+    for id in ["1", "2"] {
+        cluster.announce(id).await;
+    }
+    cluster.originals[0].set_fault(Fault::Status(500));
+    // Enough that each of them is asked first by one of these.
+    for n in 0..6 {
+        assert_eq!(cluster.put(&format!("/k{n}"), body(1000)).send().await.unwrap().status, 200);
+    }
+    cluster.originals[1].set_fault(Fault::Status(500));
+    for n in 0..6 {
+        assert_eq!(cluster.put(&format!("/none{n}"), body(1000)).send().await.unwrap().status, 503);
+    }
+    eventually("there is one for each that is stored", WITHIN, || async {
+        let mut tasks = cluster.tasks().await;
+        tasks.sort_by(|a, b| a.key.cmp(&b.key));
+        let told: Vec<_> = tasks.iter().map(|task| (task.key.as_str(), task.to.as_str())).collect();
+        told == [("k0", "1"), ("k1", "1"), ("k2", "1"), ("k3", "1"), ("k4", "1"), ("k5", "1")]
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,10 @@ use std::{
 
 use backpack::{
     model::QueueInfo,
-    queue::{EmbeddedQueue, Filter, FollowQueue, MeteredQueue, Queue, QueueError, ReplicatedQueue, Want},
+    queue::{
+        COMMAND_TIMEOUT, EmbeddedQueue, Filter, FollowQueue, MeteredQueue, Queue, QueueError,
+        ReplicatedQueue, Stage, Want,
+    },
     telemetry,
 };
 use tempfile::TempDir;
@@ -24,6 +27,9 @@ use crate::{
 
 /// Longer than the others are waited for, short enough that the tests end soon.
 const SLOW: Duration = Duration::from_millis(1500);
+
+/// Of so many pushes in a row each member is to be the first one of some.
+const MANY: usize = 150;
 
 struct Members {
     queues: Vec<Arc<dyn Queue>>,
@@ -68,18 +74,18 @@ async fn a_task_that_failed_while_its_push_was_being_finished_is_not_taken_back_
     let both: Vec<(String, Arc<dyn Queue>)> =
         vec![("m0".into(), Arc::new(down)), ("m1".into(), Arc::new(up))];
     let queue = ReplicatedQueue::new(both, NEVER);
-    // Whichever of them has its turn first: one of these is first pushed to the other as a backup.
-    let pushed = tasks("4", "k", 2);
+    // Some of these are first pushed to the other one as a backup.
+    let pushed = tasks("4", "k", MANY);
     for task in &pushed {
         queue.push(std::slice::from_ref(task), NOW).await.unwrap();
     }
     let queue: Arc<dyn Queue> = Arc::new(queue);
-    for claim in claim_all(&queue, 2).await {
+    for claim in claim_all(&queue, MANY).await {
         queue.retry(&claim, Duration::from_secs(3600)).await.unwrap();
     }
     let until = Instant::now() + 3 * LATER;
     while Instant::now() < until {
-        assert_eq!(stats(&queue).await.backlog(), 2);
+        assert_eq!(stats(&queue).await.backlog(), MANY as u64);
         tokio::time::sleep(LATER / 10).await;
     }
 }
@@ -133,25 +139,143 @@ async fn where_all_members_are_slow_tasks_come_all_the_same() {
 async fn each_task_stands_on_two_members_and_is_ready_on_one() {
     let members = Members::new(3);
     let queue = members.together(&[0, 1, 2], NEVER);
-    for n in 0..30 {
+    // Until each of them was the first one as often as the others.
+    for n in 0..192 {
         queue.push(&[task("4", &format!("k{n}"))], NOW).await.unwrap();
     }
     let mut totals = (0, 0);
     eventually("all backups are made", SOON, || async {
-        stats(&queue).await.servers.iter().map(|server| server.entries).sum::<u64>() == 60
+        stats(&queue).await.servers.iter().map(|server| server.entries).sum::<u64>() == 384
     })
     .await;
     for member in &members.queues {
         let target = stats(member).await.targets[&id("4")].clone();
-        assert_eq!(target.backlog(), 20);
+        assert_eq!(target.backlog(), 128);
         totals = (totals.0 + target.ready, totals.1 + target.delayed);
     }
-    assert_eq!(totals, (30, 30));
-    assert_eq!(stats(&queue).await.backlog(), 30);
-    assert_eq!(queue.list(&Filter::default(), 100).await.unwrap().len(), 30);
-    let claims = claim_all(&queue, 30).await;
+    assert_eq!(totals, (192, 192));
+    assert_eq!(stats(&queue).await.backlog(), 192);
+    assert_eq!(queue.list(&Filter::default(), 1000).await.unwrap().len(), 192);
+    let claims = claim_all(&queue, 192).await;
     queue.ack(&claims).await.unwrap();
     eventually("all backups are taken back", SOON, || async { stats(&queue).await.backlog() == 0 }).await;
+}
+
+/// Two members that are watched, and both as one.
+fn watched() -> (Members, [Arc<WatchedQueue>; 2], Arc<dyn Queue>) {
+    let members = Members::new(2);
+    let watched = [0, 1].map(|place: usize| Arc::new(WatchedQueue::new(members.queues[place].clone())));
+    let named = watched.iter().zip(["m0", "m1"]);
+    let named = named.map(|(member, name)| (name.to_owned(), member.clone() as Arc<dyn Queue>));
+    let queue = Arc::new(ReplicatedQueue::new(named.collect(), NEVER));
+    (members, watched, queue)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pushed_ahead_is_kept_at_once_and_given_out_when_it_has_happened() {
+    let (members, _, queue) = watched();
+    for n in 0..MANY {
+        let pushed = task("4", &format!("k{n}"));
+        let ahead = queue.push_ahead(std::slice::from_ref(&pushed)).unwrap();
+        let kept = async || queue.list(&Filter::default(), 10).await.unwrap();
+        eventually("it is kept", SOON, || async {
+            matches!(&kept().await[..], [one] if one.stage == Stage::Delayed)
+        })
+        .await;
+        ahead.happened().await.unwrap();
+        let claim = claim_one(&queue).await;
+        assert_eq!(claim.task, pushed);
+        queue.ack(&[claim]).await.unwrap();
+        eventually("nothing is left", SOON, || async { kept().await.is_empty() }).await;
+    }
+    for member in &members.queues {
+        assert_eq!(stats(member).await.backlog(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pushed_ahead_and_does_not_happen_is_taken_back() {
+    let (_members, _, queue) = watched();
+    for n in 0..MANY {
+        let ahead = queue.push_ahead(&[task("4", &format!("k{n}"))]).unwrap();
+        if n % 2 == 0 {
+            eventually("it is kept", SOON, || async { stats(&queue).await.backlog() == 1 }).await;
+        }
+        drop(ahead);
+        eventually("it is gone", SOON, || async { stats(&queue).await.backlog() == 0 }).await;
+    }
+    // What was dropped before its turn came is not pushed after all.
+    queue.push_ahead(&[task("4", "last")]).unwrap().happened().await.unwrap();
+    assert_eq!(keys(&[claim_one(&queue).await]), ["last"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_fails_or_hangs_holds_up_nothing_that_is_pushed_ahead() {
+    for hangs in [false, true] {
+        let (_members, watched, queue) = watched();
+        watched[0].full.store(true, SeqCst);
+        watched[0].holds_pushes.send_replace(hangs);
+        for n in 0..MANY {
+            let ahead = queue.push_ahead(&[task("4", &format!("k{n}"))]).unwrap();
+            soon(ahead.happened()).await.unwrap();
+        }
+        watched[0].holds_pushes.send_replace(false);
+        // Also those of which the other one was only to keep the backup.
+        let claims = claim_all(&queue, MANY).await;
+        queue.ack(&claims).await.unwrap();
+        eventually("nothing is left", SOON, || async { stats(&queue).await.backlog() == 0 }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_member_takes_is_said_when_it_has_happened() {
+    let (_members, watched, queue) = watched();
+    watched.iter().for_each(|member| member.full.store(true, SeqCst));
+    for n in 0..MANY {
+        let ahead = queue.push_ahead(&[task("4", &format!("k{n}"))]).unwrap();
+        assert!(matches!(soon(ahead.happened()).await, Err(QueueError::Unavailable(_))));
+    }
+    watched.iter().for_each(|member| member.full.store(false, SeqCst));
+    queue.push_ahead(&[task("4", "again")]).unwrap().happened().await.unwrap();
+    assert_eq!(keys(&[claim_one(&queue).await]), ["again"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn once_it_is_settled_all_that_happened_is_given_out() {
+    let (members, _, queue) = watched();
+    for n in 0..MANY {
+        queue.push_ahead(&[task("4", &format!("k{n}"))]).unwrap().happened().await.unwrap();
+    }
+    queue.settle().await;
+    let mut ready = 0;
+    for member in &members.queues {
+        ready += stats(member).await.targets[&id("4")].ready;
+    }
+    assert_eq!(ready, MANY as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_too_long_for_a_member_goes_to_another_one_only() {
+    let (members, watched, queue) = watched();
+    watched[0].holds_pushes.send_replace(true);
+    for n in 0..MANY {
+        soon(queue.push(&[task("4", &format!("k{n}"))], NOW)).await.unwrap();
+    }
+    // As long as a part of a push may wait for its turn.
+    tokio::time::sleep(COMMAND_TIMEOUT).await;
+    watched[0].holds_pushes.send_replace(false);
+    let claims = claim_all(&queue, MANY).await;
+    let held = stats(&members.queues[0]).await.backlog();
+    assert!(held < 10, "{held}: no more than what was under way");
+    queue.ack(&claims).await.unwrap();
+    eventually("nothing is left", SOON, || async { stats(&queue).await.backlog() == 0 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_member_has_nobody_to_push_ahead_to() {
+    let members = Members::new(1);
+    assert!(members.together(&[0], NEVER).push_ahead(&[task("4", "k")]).is_none());
+    assert!(members.queues[0].push_ahead(&[task("4", "k")]).is_none());
 }
 
 /// On one thread, so that both answers are there before either is looked at.
@@ -291,9 +415,11 @@ async fn the_queue_follows_the_map() {
     assert_eq!(stats(&queue).await.servers.len(), 2);
 
     // Another key is another queue.
+    let ahead = queue.push_ahead(&[task("4", "ahead")]).unwrap();
     let elsewhere = QueueInfo { key: format!("{KEY}-2"), ..info(&[&one]) };
     maps.send_replace(map_with(Some(elsewhere)));
     assert_eq!(stats(&queue).await.backlog(), 0);
+    assert!(matches!(ahead.happened().await, Err(QueueError::Unavailable(_))), "nobody claims from that one");
 
     maps.send_replace(map_with(Some(info(&[]))));
     assert_eq!(keys(&[claim_one(&queue).await]), ["embedded"]);
@@ -314,9 +440,11 @@ async fn what_goes_through_is_counted() {
         return;
     }
     telemetry::metrics::install();
-    let members = Members::new(1);
-    let queue: Arc<dyn Queue> = Arc::new(MeteredQueue::new(Arc::clone(&members.queues[0])));
-    queue.push(&tasks("4", "k", 4), NOW).await.unwrap();
+    let members = Members::new(2);
+    let queue: Arc<dyn Queue> = Arc::new(MeteredQueue::new(members.together(&[0, 1], NEVER)));
+    drop(queue.push_ahead(&tasks("4", "not", 1)).unwrap());
+    queue.push_ahead(&tasks("4", "k", 2)).unwrap().happened().await.unwrap();
+    queue.push(&tasks("4", "l", 2), NOW).await.unwrap();
     let claims = claim_all(&queue, 4).await;
     queue.ack(&claims[..1]).await.unwrap();
     queue.retry(&claims[1], MOMENT).await.unwrap();
@@ -330,7 +458,7 @@ async fn what_goes_through_is_counted() {
         "backpack_queue_retried_total 1",
         "backpack_queue_released_total 1",
         "backpack_queue_buried_total 1",
-        "backpack_queue_push_seconds_count 1",
+        "backpack_queue_push_seconds_count 2",
     ] {
         assert!(text.contains(line), "{line} in\n{text}");
     }

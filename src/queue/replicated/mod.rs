@@ -184,6 +184,15 @@ impl Queue for ReplicatedQueue {
         Some(Box::new(ahead))
     }
 
+    async fn settle(&self) {
+        let how = How { tells_at_the_end: true, ..self.how(Duration::ZERO) };
+        // A push of nothing, whose turn comes after those of all others.
+        let settled =
+            self.members.iter().map(|member| push::ended(Push::start(&[], how, vec![Arc::clone(member)])));
+        // A member that failed has nothing left to do either.
+        let _ = join_all(settled).await;
+    }
+
     async fn cancel(&self, tasks: &[Task]) -> Result<(), QueueError> {
         let cancel = |member: Arc<Member>| async move { member.queue.cancel(tasks).await };
         self.ask_all(cancel).await.map(drop)

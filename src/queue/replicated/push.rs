@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration, vec};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     lane::Lane,
@@ -62,13 +62,15 @@ struct State {
     under_way: usize,
     is_first_there: bool,
     backup: Option<Arc<Member>>,
+    /// They were to keep a backup, and failed; what they failed at may have been done.
+    perhaps_backups: Vec<Arc<Member>>,
     is_durable: bool,
     called_off: bool,
     errors: Vec<QueueError>,
 }
 
 impl Push {
-    /// Pushes to the first two of these members that take it. The receiver gets the answer, or nothing if the process is ending.
+    /// Pushes to the first two of these members that take it. The receiver gets the answer, or nothing if the push is given up.
     pub(super) fn start(tasks: &[Task], how: How, members: Vec<Arc<Member>>) -> oneshot::Receiver<Answer> {
         let (push, answer) = Self::new(tasks, how, members);
         let mut state = push.state.lock();
@@ -89,7 +91,7 @@ impl Push {
         state.held = state.spare.next();
         let is_kept = push.ask_next(&mut state, Part::Backup);
         drop(state);
-        is_kept.then_some(PushAhead { push, answer: Some(answer) })
+        is_kept.then_some(PushAhead { push, answer: Some(answer), begun: Instant::now() })
     }
 
     fn new(tasks: &[Task], how: How, members: Vec<Arc<Member>>) -> (Arc<Self>, oneshot::Receiver<Answer>) {
@@ -101,6 +103,7 @@ impl Push {
             under_way: 0,
             is_first_there: false,
             backup: None,
+            perhaps_backups: Vec::new(),
             is_durable: false,
             called_off: false,
             errors: Vec::new(),
@@ -140,6 +143,9 @@ impl Push {
             (Ok(()), Part::Backup) => state.backup = Some(Arc::clone(member)),
             (Err(error), part) => {
                 state.errors.push(error);
+                if part == Part::Backup {
+                    state.perhaps_backups.push(Arc::clone(member));
+                }
                 if !state.called_off {
                     self.ask_next(&mut state, part);
                 }
@@ -187,8 +193,11 @@ impl Push {
             return;
         }
         match state.backup.take() {
-            // One that took them and could not say so gives them out in the end, and they come to nothing.
-            Some(member) if state.called_off => member.take_back(self.tasks.iter().cloned()),
+            kept if state.called_off => {
+                for member in kept.into_iter().chain(state.perhaps_backups.drain(..)) {
+                    member.take_back(self.tasks.iter().cloned());
+                }
+            }
             // Its member is to give the tasks out when the caller said.
             Some(member) if !state.is_first_there => self.ask(state, &member, Part::Promoted),
             _ => state.answer(),
@@ -212,11 +221,16 @@ pub(super) struct PushAhead {
     push: Arc<Push>,
     /// Taken when it has happened.
     answer: Option<oneshot::Receiver<Answer>>,
+    begun: Instant,
 }
 
 #[async_trait]
 impl Ahead for PushAhead {
     async fn happened(mut self: Box<Self>) -> Answer {
+        if self.begun.elapsed() > self.push.how.backup_delay / 2 {
+            // By the time it is over, the backup may have been given out and have found nothing.
+            return Err(QueueError::Unavailable("it took too long to happen".to_owned()));
+        }
         let Some(answer) = self.answer.take() else { return Err(given_up()) };
         self.push.happened();
         // Whoever drops the push unanswered is to be one of those who do it: then there is nothing to wait for.
@@ -239,5 +253,5 @@ pub(super) async fn ended(answer: oneshot::Receiver<Answer>) -> Answer {
 }
 
 fn given_up() -> QueueError {
-    QueueError::Failed("the push was given up: the process is ending".to_owned())
+    QueueError::Failed("the push was given up".to_owned())
 }

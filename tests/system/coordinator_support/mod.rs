@@ -11,7 +11,7 @@ use std::{
 use backpack::{
     client::{Servers, Timeouts},
     cluster::{
-        self, MapStore, StoreOptions,
+        self, LIVE, MapStore, StoreOptions,
         edit::{self, NewShard},
         format::{Document, size_path},
         view::View,
@@ -20,7 +20,7 @@ use backpack::{
     daemon::{Shutdown, VersionClock, install_tls_provider},
     model::{QueueInfo, Server, ServerId, ShardId, Task},
     node,
-    queue::{CLAIM_LEASE, EmbeddedQueue, Filter, Queue},
+    queue::{BACKUP_DELAY, CLAIM_LEASE, EmbeddedQueue, Filter, Listed, Queue, ReplicatedQueue},
     storage::{Engine, Options},
 };
 use clap::Parser;
@@ -56,7 +56,9 @@ pub struct Cluster {
     /// The stand-ins, in the order of the shards.
     pub originals: Vec<OriginalNode>,
     store: Arc<dyn MapStore>,
-    queue: Arc<WatchedQueue>,
+    /// Two as one, as with two Redis servers.
+    queue: Arc<dyn Queue>,
+    members: [Arc<WatchedQueue>; 2],
     settings: Settings,
     /// Of the coordinator; the nodes go on until the test ends.
     shutdown: Shutdown,
@@ -156,6 +158,9 @@ impl Cluster {
                 };
                 let server = Server { id: id.clone(), host: "127.0.0.1".to_owned(), port };
                 edit::add_server(&*store, &server).await.unwrap();
+                if *member == Member::Node {
+                    announce(&*store, &id).await;
+                }
                 ids.push(id);
             }
             let id: ShardId = (index + 1).to_string().parse().unwrap();
@@ -163,14 +168,18 @@ impl Cluster {
             edit::add_shard(&*store, &new, false).await.unwrap();
             edit::set_read_only(&*store, &id, false).await.unwrap();
         }
-        let queue_dir = dir.path().join("queue");
-        let inner = Arc::new(EmbeddedQueue::open(&queue_dir, CLAIM_LEASE).unwrap());
-        let queue = Arc::new(WatchedQueue::new(inner));
+        let members = ["queue-1", "queue-2"].map(|name| {
+            let inner = EmbeddedQueue::open(&dir.path().join(name), CLAIM_LEASE).unwrap();
+            Arc::new(WatchedQueue::new(Arc::new(inner)))
+        });
+        let named = members.iter().zip(["1", "2"]);
+        let named = named.map(|(member, name)| (name.to_owned(), member.clone() as Arc<dyn Queue>));
+        let queue: Arc<dyn Queue> = Arc::new(ReplicatedQueue::new(named.collect(), BACKUP_DELAY));
         let (addr, serving) =
             start_coordinator(&store, &queue, VersionClock::default(), dir.path(), &shutdown, &settings)
                 .await;
         let serving = Some(serving);
-        Self { addr, nodes, originals, store, queue, settings, shutdown, serving, dir }
+        Self { addr, nodes, originals, store, queue, members, settings, shutdown, serving, dir }
     }
 
     /// Another coordinator, whose machine's clock is off by so much. Its address; it ends with the first one.
@@ -195,13 +204,29 @@ impl Cluster {
 
     /// All tasks in the queue.
     pub async fn tasks(&self) -> Vec<Task> {
-        let listed = self.queue.list(&Filter::default(), 1000).await.unwrap();
-        listed.into_iter().map(|listed| listed.task).collect()
+        self.listed().await.into_iter().map(|listed| listed.task).collect()
+    }
+
+    /// The same with where they stand.
+    pub async fn listed(&self) -> Vec<Listed> {
+        self.queue.list(&Filter::default(), 1000).await.unwrap()
+    }
+
+    /// From now on a stand-in is taken for a node of ours, which says that it is there.
+    pub async fn announce(&self, id: &str) {
+        let server_id = id.parse().unwrap();
+        announce(&*self.store, &server_id).await;
+        eventually("the coordinator sees it", START_WITHIN, || async {
+            let map = Request::get(&self.addr, "/-/map").send().await.unwrap().text();
+            let map: serde_json::Value = serde_json::from_str(&map).unwrap();
+            map["servers"][id]["announced"] == true
+        })
+        .await;
     }
 
     /// From now on the queue takes nothing.
     pub fn break_queue(&self) {
-        self.queue.full.store(true, SeqCst);
+        self.members.iter().for_each(|member| member.full.store(true, SeqCst));
     }
 
     /// Another server takes the place of one in the map.
@@ -217,7 +242,7 @@ impl Cluster {
 
     /// Ends [`Cluster::break_queue`].
     pub fn mend_queue(&self) {
-        self.queue.full.store(false, SeqCst);
+        self.members.iter().for_each(|member| member.full.store(false, SeqCst));
     }
 
     /// Used bytes of a shard in the map store.
@@ -246,6 +271,10 @@ impl Cluster {
     }
 }
 
+async fn announce(store: &dyn MapStore, id: &ServerId) {
+    store.announce(&format!("{LIVE}/{id}"), "{}".into()).await.unwrap();
+}
+
 fn embedded(dir: &tempfile::TempDir) -> Arc<dyn MapStore> {
     install_tls_provider();
     let url = format!("embedded:{}", dir.path().join("map").display());
@@ -254,7 +283,7 @@ fn embedded(dir: &tempfile::TempDir) -> Arc<dyn MapStore> {
 
 async fn start_coordinator(
     store: &Arc<dyn MapStore>,
-    queue: &Arc<WatchedQueue>,
+    queue: &Arc<dyn Queue>,
     clock: VersionClock,
     spool_dir: &Path,
     shutdown: &Shutdown,
