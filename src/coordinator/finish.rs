@@ -11,7 +11,7 @@ use super::{
     error::RequestError,
     fanout::Reached,
     fleet::Door,
-    tasks::{self, PushedAhead, TaskOrigin},
+    tasks::{PushedAhead, TaskOrigin},
     usage::Reservation,
 };
 use crate::{
@@ -73,14 +73,8 @@ impl Finish {
         }
         let holders: Vec<ServerId> = have.iter().map(|server| server.id.clone()).collect();
         let ahead = ahead.filter(|ahead| holders.iter().eq([&ahead.holder]));
-        let is_pushed = match ahead {
-            Some(ahead) => tasks::pushed(ahead.push.happened()).await.is_ok(),
-            None => false,
-        };
-        let pushed = match is_pushed {
-            true => Ok(()),
-            false => coordinator.push(self.tasks(&have, &holders), &holders).await,
-        };
+        let ahead = ahead.map(|ahead| ahead.push);
+        let pushed = coordinator.push_on(ahead, || self.tasks(&have, &holders), &holders).await;
         if let Err(why) = pushed {
             newer = newer.max(self.copy_to_missing(coordinator, &mut have, |_| true).await);
             if newer.is_none() && have.len() < self.shard.servers.len() {

@@ -179,8 +179,7 @@ pub async fn serve(listener: impl Listener, config: Config, deps: Deps, shutdown
     server.serve(listener, shutdown).await;
     while workers.join_next().await.is_some() {}
     coordinator.finish_tasks().await;
-    coordinator.last_pushes().await;
-    coordinator.last_flush().await;
+    tokio::join!(coordinator.last_pushes(), coordinator.last_flush());
 }
 
 /// Whether the map is current. Coordinators go on serving on an old one, but say so.

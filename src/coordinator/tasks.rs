@@ -60,17 +60,36 @@ impl TaskOrigin<'_> {
 impl Coordinator {
     /// Puts tasks on the queue, but for those of servers that are to be compared instead. `holders` have what the others lack.
     /// The error says why they are not there.
-    pub(super) async fn push(&self, mut tasks: Vec<Task>, holders: &[ServerId]) -> Result<(), String> {
+    pub(super) async fn push(&self, tasks: Vec<Task>, holders: &[ServerId]) -> Result<(), String> {
+        in_time(self.push_wanted(tasks, holders)).await
+    }
+
+    /// The same of what may have been begun ahead.
+    pub(super) async fn push_on(
+        &self,
+        ahead: Option<Box<dyn Ahead>>,
+        tasks: impl FnOnce() -> Vec<Task>,
+        holders: &[ServerId],
+    ) -> Result<(), String> {
+        let push = async {
+            if let Some(ahead) = ahead
+                && ahead.happened().await.is_ok()
+            {
+                return Ok(());
+            }
+            self.push_wanted(tasks(), holders).await
+        };
+        in_time(push).await
+    }
+
+    async fn push_wanted(&self, mut tasks: Vec<Task>, holders: &[ServerId]) -> Result<(), QueueError> {
         let (map, all) = (self.view.map(), tasks.len());
         tasks.retain(|task| !self.backlogs.leaves_out(task, holders, &map));
         if tasks.len() < all {
             metrics::counter!("backpack_coordinator_tasks_left_out_total")
                 .increment((all - tasks.len()) as u64);
         }
-        if tasks.is_empty() {
-            return Ok(());
-        }
-        pushed(self.queue.push(&tasks, Duration::ZERO)).await
+        if tasks.is_empty() { Ok(()) } else { self.queue.push(&tasks, Duration::ZERO).await }
     }
 
     /// Begins to put these on the queue before what they are for has happened. `None` if the queue cannot do that, or some are to be
@@ -82,9 +101,9 @@ impl Coordinator {
     }
 }
 
-/// Within [`QUEUE_DEADLINE`]; the error says why the tasks are not there.
-pub(super) async fn pushed(push: impl Future<Output = Result<(), QueueError>>) -> Result<(), String> {
-    let late = || format!("the queue did not answer for {} s", QUEUE_DEADLINE.as_secs());
-    let result = timeout(QUEUE_DEADLINE, push).await.map_err(|_| late())?;
-    result.map_err(|error| error.to_string())
+async fn in_time(push: impl Future<Output = Result<(), QueueError>>) -> Result<(), String> {
+    match timeout(QUEUE_DEADLINE, push).await {
+        Ok(pushed) => pushed.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("the queue did not answer for {} s", QUEUE_DEADLINE.as_secs())),
+    }
 }

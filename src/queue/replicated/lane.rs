@@ -2,8 +2,8 @@
 //! where nobody else is.
 //!
 //! One turn at a time, because each costs the same whatever it holds: with four at a time Redis had a third more to do for each
-//! task (docs/performance.md), and whatever holds up one holds up the others too. What has waited too long for its turn fails: a member
-//! that is slower than what comes is left alone for a while, and holds no more than comes meanwhile.
+//! task (docs/performance.md), and whatever holds up one holds up the others too. Where more waits than one turn takes, what has waited too long
+//! fails: a member that is slower than what comes is left alone for a while, and holds no more than comes meanwhile.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -61,7 +61,9 @@ impl Drop for Turns {
     fn drop(&mut self) {
         // It panicked, or the process ends: nobody is to wait for what waits here.
         if !self.ended {
-            drop(std::mem::take(&mut *self.member.lane.0.lock()));
+            let left = std::mem::take(&mut *self.member.lane.0.lock());
+            // Without the lock.
+            drop(left);
         }
     }
 }
@@ -104,10 +106,12 @@ impl Turns {
     /// What is to be pushed next. `None` if nothing waits: then this has ended, before anybody can count on it.
     fn next(&mut self) -> Option<Vec<Waiting>> {
         loop {
-            let mut parts = self.gathered()?;
+            let (mut parts, are_all) = self.gathered()?;
             // A push is asked without the lane's lock, for it may be about to add to the lane.
-            parts.retain(|waiting| waiting.push.is_wanted());
-            let is_late = |waiting: &mut Waiting| waiting.since.elapsed() > TURN_WITHIN;
+            for unwanted in parts.extract_if(.., |waiting| !waiting.push.is_wanted()) {
+                unwanted.push.skipped();
+            }
+            let is_late = |waiting: &mut Waiting| !are_all && waiting.since.elapsed() > TURN_WITHIN;
             let late: Vec<_> = parts.extract_if(.., is_late).collect();
             if !late.is_empty() {
                 let name = &self.member.name;
@@ -120,7 +124,8 @@ impl Turns {
         }
     }
 
-    fn gathered(&mut self) -> Option<Vec<Waiting>> {
+    /// Of one turn, and whether that is all there is.
+    fn gathered(&mut self) -> Option<(Vec<Waiting>, bool)> {
         let mut state = self.member.lane.0.lock();
         if state.waiting.is_empty() {
             state.under_way = false;
@@ -134,7 +139,7 @@ impl Turns {
             tasks += next.push.tasks().len();
             parts.push(next);
         }
-        Some(parts)
+        Some((parts, state.waiting.is_empty()))
     }
 
     /// At once, with a push for each delay. They end alike.

@@ -185,12 +185,13 @@ impl Queue for ReplicatedQueue {
     }
 
     async fn settle(&self) {
-        let how = How { tells_at_the_end: true, ..self.how(Duration::ZERO) };
-        // A push of nothing, whose turn comes after those of all others.
-        let settled =
-            self.members.iter().map(|member| push::ended(Push::start(&[], how, vec![Arc::clone(member)])));
-        // A member that failed has nothing left to do either.
-        let _ = join_all(settled).await;
+        // A push of nothing, whose turn comes after those of all others; twice, because where one member fails another is asked.
+        for _ in 0..2 {
+            let how = self.how(Duration::ZERO);
+            let nothing = |member| push::ended(Push::start(&[], how, vec![Arc::clone(member)]));
+            // A member that failed has nothing left to do either.
+            let _ = join_all(self.members.iter().map(nothing)).await;
+        }
     }
 
     async fn cancel(&self, tasks: &[Task]) -> Result<(), QueueError> {

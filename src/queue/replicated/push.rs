@@ -136,8 +136,9 @@ impl Push {
     pub(super) fn ended(self: &Arc<Self>, member: &Arc<Member>, part: Part, result: Answer) {
         let mut state = self.state.lock();
         state.under_way -= 1;
+        state.is_durable |= result.is_ok();
         match (result, part) {
-            // Best effort: the tasks are safe, and come due later.
+            // If it failed, the backup comes due later.
             (_, Part::Promoted) => {}
             (Ok(()), Part::First) => state.is_first_there = true,
             (Ok(()), Part::Backup) => state.backup = Some(Arc::clone(member)),
@@ -151,18 +152,29 @@ impl Push {
                 }
             }
         }
-        state.is_durable |= state.is_first_there || state.backup.is_some();
-        if state.is_durable && !self.how.tells_at_the_end {
+        if state.is_durable && state.held.is_none() && !self.how.tells_at_the_end {
             state.answer();
         }
+        self.settle(&mut state);
+    }
+
+    /// Nobody wanted a part any more when its turn came.
+    pub(super) fn skipped(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        state.under_way -= 1;
         self.settle(&mut state);
     }
 
     /// It has happened: they may be given out.
     fn happened(self: &Arc<Self>) {
         let mut state = self.state.lock();
+        // Who has kept it for a while, and failed at something since, may have lost it.
+        state.is_durable &= state.backup.as_ref().is_some_and(|member| member.is_well());
         if let Some(first) = state.held.take() {
             self.ask(&mut state, &first, Part::First);
+        }
+        if state.is_durable && !self.how.tells_at_the_end {
+            state.answer();
         }
     }
 
