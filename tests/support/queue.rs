@@ -35,6 +35,8 @@ pub struct WatchedQueue {
     pub holds_claims: watch::Sender<bool>,
     /// Cancels are made so much later.
     pub cancel_delay: Mutex<Duration>,
+    /// Calls of [`Queue::push`], by how many tasks they had.
+    pub pushes: Mutex<Vec<usize>>,
     /// Calls of [`Queue::claim`].
     pub claims: AtomicUsize,
     /// Calls of [`Queue::ack`].
@@ -56,6 +58,7 @@ impl WatchedQueue {
             claim_delay: Mutex::new(Duration::ZERO),
             holds_claims: watch::Sender::new(false),
             cancel_delay: Mutex::new(Duration::ZERO),
+            pushes: Mutex::new(Vec::new()),
             claims: AtomicUsize::new(0),
             acks: AtomicUsize::new(0),
             released: AtomicUsize::new(0),
@@ -76,6 +79,7 @@ impl WatchedQueue {
 #[async_trait]
 impl Queue for WatchedQueue {
     async fn push(&self, tasks: &[Task], delay: Duration) -> Result<(), QueueError> {
+        self.pushes.lock().push(tasks.len());
         // Its sender lives as long as this.
         let _ = self.holds_pushes.subscribe().wait_for(|holds| !holds).await;
         fail_if(&self.full)?;

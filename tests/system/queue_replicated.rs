@@ -289,6 +289,40 @@ async fn what_waits_too_long_for_a_member_goes_to_another_one_only() {
     eventually("nothing is left", SOON, || async { stats(&queue).await.backlog() == 0 }).await;
 }
 
+/// On one thread, so that what is pushed without a pause between waits together.
+#[tokio::test]
+async fn what_is_pushed_while_a_push_is_under_way_goes_together() {
+    let (_members, watched, queue) = watched();
+    let hold = |holds| watched.iter().for_each(|member| _ = member.holds_pushes.send_replace(holds));
+    hold(true);
+    let calls = |place: usize| watched[place].pushes.lock().clone();
+    let first = tokio::spawn({
+        let queue = Arc::clone(&queue);
+        async move { queue.push(&[task("4", "first")], NOW).await }
+    });
+    eventually("it is under way", SOON, || async { (calls(0), calls(1)) == (vec![1], vec![1]) }).await;
+    // Of so many tasks one turn has 500 or a little more, as a push is not divided.
+    let aheads: Vec<_> =
+        (0..MANY).map(|n| queue.push_ahead(&tasks("4", &format!("k{n}-"), 6)).unwrap()).collect();
+    let given_up: Vec<_> = (0..MANY).map(|_| queue.push_ahead(&[task("4", "never")]).unwrap()).collect();
+    drop(given_up);
+    hold(false);
+    first.await.unwrap().unwrap();
+    eventually("all are kept", SOON, || async {
+        let entries: u64 = stats(&queue).await.servers.iter().map(|server| server.entries).sum();
+        entries == 2 + 6 * MANY as u64
+    })
+    .await;
+    let most = calls(0).into_iter().chain(calls(1)).max().unwrap();
+    assert!(most < 500 + 6 && calls(0).len() + calls(1).len() <= 2 + 4, "{:?} {:?}", calls(0), calls(1));
+    assert_eq!(
+        calls(0).iter().chain(&calls(1)).sum::<usize>(),
+        2 + 6 * MANY,
+        "what was given up is left out"
+    );
+    drop(aheads);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_member_has_nobody_to_push_ahead_to() {
     let members = Members::new(1);
