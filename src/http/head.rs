@@ -27,6 +27,18 @@ impl Head {
         Self::begun(&[method, " ", target, " HTTP/1.1"])
     }
 
+    /// As far as another one went.
+    pub fn begun_with(bytes: &[u8]) -> Self {
+        let mut head = Vec::with_capacity(USUAL_BYTES.max(bytes.len()));
+        head.extend_from_slice(bytes);
+        Self(head)
+    }
+
+    /// As far as it goes, for others to begin with.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
     fn begun(line: &[&str]) -> Self {
         let mut bytes = Vec::with_capacity(USUAL_BYTES);
         line.iter().for_each(|part| bytes.extend_from_slice(part.as_bytes()));

@@ -19,9 +19,7 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Answer, Connection, Listener, Payload, RequestId,
-    headers::{self, Headers},
-    incoming,
+    Answer, Connection, Listener, Payload, RequestId, headers, incoming,
     linger::Lingering,
     plain::{self, Reply},
     reply,
@@ -227,7 +225,7 @@ impl<H: Handler> Server<H> {
         let mut reply = self.handler.whole(target, id).await;
         let status = match &mut reply {
             Reply::Whole { head, .. } => {
-                head.set(headers::REQUEST_ID, id);
+                head.line(&headers::REQUEST_ID, id.as_str().as_bytes());
                 StatusCode::OK
             }
             Reply::Answer(answer) => {
@@ -235,23 +233,22 @@ impl<H: Handler> Server<H> {
                 answer.status()
             }
         };
-        let path = target.split('?').next().unwrap_or(target);
-        self.note(&Method::GET, path, status, id, started);
+        self.note(&Method::GET, target, status, id, started);
         reply
     }
 
     /// Counts and logs a request that was answered.
-    fn note(&self, method: &Method, path: &str, status: StatusCode, id: &RequestId, started: Instant) {
+    fn note(&self, method: &Method, target: &str, status: StatusCode, id: &RequestId, started: Instant) {
         let role = self.handler.role();
         let seconds = started.elapsed().as_secs_f64();
         self.requests.note(role, method, status, seconds);
         let is_failure = status.is_server_error();
         let status = status.as_u16();
         // A probe that says "not ready" is no failure of anything.
-        if is_failure && !path.starts_with("/-/") {
-            tracing::warn!(role, request_id = %id, %method, path, status, seconds, "request failed");
+        if is_failure && !target.starts_with("/-/") {
+            tracing::warn!(role, request_id = %id, %method, path = path(target), status, seconds, "request failed");
         } else {
-            tracing::debug!(role, request_id = %id, %method, path, status, seconds, "request");
+            tracing::debug!(role, request_id = %id, %method, path = path(target), status, seconds, "request");
         }
     }
 
@@ -278,6 +275,11 @@ impl<H: Handler> Server<H> {
         }
         reply::text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", missing.join("\n")))
     }
+}
+
+/// A target without its query.
+fn path(target: &str) -> &str {
+    target.split('?').next().unwrap_or(target)
 }
 
 /// hyper has answered malformed requests itself (400, 414, 431); they still count.

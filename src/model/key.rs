@@ -73,15 +73,24 @@ fn check(text: &str) -> Result<(), KeyError> {
     if text.len() > MAX_KEY_BYTES {
         return Err(KeyError::TooLong(text.len()));
     }
-    check_bytes(text.as_bytes())?;
-    let path = text.split('?').next().unwrap_or(text);
-    if path.split('/').any(is_dot_segment) {
+    let bytes = text.as_bytes();
+    // All of them before any is asked for more: nearly no key has such a byte.
+    if bytes.iter().fold(false, |found, byte| found | is_special(*byte)) {
+        check_bytes(bytes)?;
+    }
+    let path = bytes.split(|byte| *byte == b'?').next().unwrap_or(bytes);
+    if path.split(|byte| *byte == b'/').any(is_dot_segment) {
         return Err(KeyError::DotSegment);
     }
-    if path.starts_with("-/") || path == "-" || path == "stats" {
+    if path.starts_with(b"-/") || path == b"-" || path == b"stats" {
         return Err(KeyError::Reserved);
     }
     Ok(())
+}
+
+/// Whether a byte is refused, or has to be looked at together with the next ones.
+fn is_special(byte: u8) -> bool {
+    byte.is_ascii_control() || matches!(byte, b' ' | b'#' | b'%')
 }
 
 fn check_bytes(bytes: &[u8]) -> Result<(), KeyError> {
@@ -111,12 +120,9 @@ fn hex(digit: u8) -> Result<u8, KeyError> {
 }
 
 /// Whether a segment is `.` or `..` once `%2e` is read as a dot, as nginx and browsers do.
-fn is_dot_segment(segment: &str) -> bool {
-    if segment.len() > "%2e%2e".len() || !segment.starts_with(['.', '%']) {
-        return false;
-    }
-    let plain = segment.to_ascii_lowercase().replace("%2e", ".");
-    plain == "." || plain == ".."
+fn is_dot_segment(segment: &[u8]) -> bool {
+    const DOTS: [&[u8]; 6] = [b".", b"..", b"%2e", b".%2e", b"%2e.", b"%2e%2e"];
+    DOTS.iter().any(|dots| segment.eq_ignore_ascii_case(dots))
 }
 
 #[cfg(test)]

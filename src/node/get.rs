@@ -18,7 +18,7 @@ use super::{
 use crate::{
     http::{Answer, Body, Head, body::BoxError, plain::Reply, reply},
     model::{Key, range::Span},
-    storage::{Blob, Found, READ_CHUNK_BYTES, StorageError},
+    storage::{Blob, BlobInfo, Found, READ_CHUNK_BYTES, StorageError},
 };
 
 /// Answers HEAD: what GET without a range would say.
@@ -35,17 +35,22 @@ pub async fn head(node: &Node, key: &Key, headers: &HeaderMap) -> Result<Answer,
 
 /// Answers GET of a whole blob, whatever the reader has already.
 pub async fn whole(node: &Node, key: &Key) -> Result<Reply, Refusal> {
-    let mut head = Head::answer(StatusCode::OK);
-    if let Some((info, bytes)) = node.storage.at_hand(key) {
-        head::write_whole(&info, &mut head);
-        node.metrics.sent(bytes.len());
-        return Ok(Reply::Whole { head, body: bytes.into(), length: info.length });
+    if let Some(blob) = node.storage.at_hand(key) {
+        let head = Head::begun_with(blob.label(|info| whole_head(info).into_bytes()));
+        node.metrics.sent(blob.data().len());
+        return Ok(Reply::Whole { head, body: blob.data().clone().into(), length: blob.info().length });
     }
     let blob = find(node, key).await?;
     let length = blob.info().length;
-    head::write_whole(blob.info(), &mut head);
+    let head = whole_head(blob.info());
     let body = Sender::new(node, key, blob, Span { start: 0, end: length }).into_body().await?;
     Ok(Reply::Whole { head, body, length })
+}
+
+fn whole_head(info: &BlobInfo) -> Head {
+    let mut head = Head::answer(StatusCode::OK);
+    head::write_whole(info, &mut head);
+    head
 }
 
 /// Answers GET.

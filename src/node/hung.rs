@@ -23,8 +23,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     model::{Checksum, Key, Version},
     storage::{
-        Blob, BlobInfo, BlobWriter, Damaged, Found, Listed, NewBlob, Spot, Storage, StorageError, Usage,
-        Written,
+        AtHand, Blob, BlobInfo, BlobWriter, Damaged, Found, Listed, NewBlob, Spot, Storage, StorageError,
+        Usage, Written,
     },
 };
 
@@ -180,7 +180,7 @@ impl Storage for Guarded {
         Ok(Box::new(Writer { writer: Some(writer), door: self.writes.clone() }))
     }
 
-    fn at_hand(&self, key: &Key) -> Option<(BlobInfo, Bytes)> {
+    fn at_hand(&self, key: &Key) -> Option<Arc<AtHand>> {
         // What is in memory could be had, but whoever asks in different ways should be told the same.
         if self.reads.is_shut() { None } else { self.storage.at_hand(key) }
     }

@@ -9,12 +9,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    Blob, BlobInfo, BlobWriter, Damaged, Found, Listed, NewBlob, Spot, Storage, StorageError, Usage, Written,
+    AtHand, Blob, BlobInfo, BlobWriter, Damaged, Found, Listed, NewBlob, Spot, Storage, StorageError, Usage,
+    Written,
     append::Tail,
     body::Body,
     commit::{Content, commit},
@@ -239,7 +239,7 @@ impl Storage for Engine {
         Ok(Box::new(Body::create(self.shared.clone(), blob).await?))
     }
 
-    fn at_hand(&self, key: &Key) -> Option<(BlobInfo, Bytes)> {
+    fn at_hand(&self, key: &Key) -> Option<Arc<AtHand>> {
         let (shared, key) = (&*self.shared, key.as_str().as_bytes());
         let candidates = shared.index.candidates(shared.hash(key));
         let mut likely = candidates.iter().filter(|entry| !shared.damage.is_known(entry.place));

@@ -13,23 +13,18 @@ use std::sync::{
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use bytes::Bytes;
 use quick_cache::{
     DefaultHashBuilder, OptionsBuilder, Weighter,
     sync::{Cache, DefaultLifecycle},
 };
 
-use super::{BlobInfo, index::Place, record::MAX_HEAD_BYTES};
+use super::{AtHand, index::Place, record::MAX_HEAD_BYTES};
 
 /// Longest record that is kept: a blob of 1 MiB, whatever its head.
 pub const LONGEST_BYTES: u64 = (1 << 20) + MAX_HEAD_BYTES as u64;
 
 /// And no longer than one in so many of all bytes that there is room for: what there is hardly room for pushes out all others.
 const LONGEST_PART: u64 = 32;
-
-/// What a blob takes beside its record, and a pair of its metadata beside its text, about.
-const BESIDE_BYTES: usize = 320;
-const BESIDE_PAIR_BYTES: usize = 96;
 
 /// Room with a lock of its own: so much that the longest find some, and that making room in it takes no millisecond.
 const SHARD_BYTES: u64 = 16 << 20;
@@ -40,32 +35,19 @@ const BYTES_A_MARK: u64 = 1 << 10;
 /// 16 MiB of them.
 const MOST_MARKS: u64 = 1 << 22;
 
-/// A blob that was read and found sound.
-#[derive(Debug)]
-pub struct HotBlob {
-    /// Its key.
-    pub key: Bytes,
-    /// What is known of it.
-    pub info: BlobInfo,
-    /// Its bytes.
-    pub data: Bytes,
-    /// Bytes of the record that key and data are parts of.
-    pub record_bytes: usize,
-}
-
 #[derive(Debug, Clone)]
 struct Bytewise;
 
-impl Weighter<Place, Arc<HotBlob>> for Bytewise {
-    fn weight(&self, _place: &Place, blob: &Arc<HotBlob>) -> u64 {
-        (blob.record_bytes + BESIDE_BYTES + blob.info.meta.headers().count() * BESIDE_PAIR_BYTES) as u64
+impl Weighter<Place, Arc<AtHand>> for Bytewise {
+    fn weight(&self, _place: &Place, blob: &Arc<AtHand>) -> u64 {
+        blob.memory_bytes() as u64
     }
 }
 
 /// The blobs.
 #[derive(Debug)]
 pub struct Hot {
-    blobs: Cache<Place, Arc<HotBlob>, Bytewise>,
+    blobs: Cache<Place, Arc<AtHand>, Bytewise>,
     room_bytes: u64,
     /// One of these is the mark of all places with some hash, and of the time when the last of them was met.
     marks: Box<[AtomicU32]>,
@@ -99,10 +81,10 @@ impl Hot {
     }
 
     /// The blob of that key whose record is there, if it is kept.
-    pub fn get(&self, place: Place, key: &[u8]) -> Option<(BlobInfo, Bytes)> {
-        let blob = self.blobs.get(&place).filter(|blob| blob.key == key)?;
+    pub fn get(&self, place: Place, key: &[u8]) -> Option<Arc<AtHand>> {
+        let blob = self.blobs.get(&place).filter(|blob| blob.key() == key)?;
         self.reads.fetch_add(1, Ordering::Relaxed);
-        Some((blob.info.clone(), blob.data.clone()))
+        Some(blob)
     }
 
     /// A record of so many bytes that is not kept is about to be read. Whether it is worth keeping now.
@@ -123,8 +105,8 @@ impl Hot {
     }
 
     /// Keeps a blob, and forgets others if it has to.
-    pub fn keep(&self, place: Place, blob: HotBlob) {
-        self.blobs.insert(place, Arc::new(blob));
+    pub fn keep(&self, place: Place, blob: Arc<AtHand>) {
+        self.blobs.insert(place, blob);
     }
 
     /// How many reads were answered with what is kept.
@@ -135,21 +117,26 @@ impl Hot {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
-    use crate::model::{Checksum, Meta, Version};
+    use crate::{
+        model::{Checksum, Meta, Version},
+        storage::BlobInfo,
+    };
 
     fn place(number: u64) -> Place {
         Place::new(1, number)
     }
 
-    fn blob(data: &Bytes) -> HotBlob {
+    fn blob(data: &Bytes) -> Arc<AtHand> {
         let info = BlobInfo {
             version: Version::from_parts(1, 1),
             length: data.len() as u64,
             checksum: Checksum::of(b""),
             meta: Meta::default(),
         };
-        HotBlob { key: Bytes::from_static(b"k"), info, data: data.clone(), record_bytes: data.len() }
+        Arc::new(AtHand::new(Bytes::from_static(b"k"), info, data.clone()))
     }
 
     #[test]
@@ -185,8 +172,9 @@ mod tests {
     fn another_key_with_its_hash_does_not_get_a_blob() {
         let hot = Hot::new(1 << 20).unwrap();
         hot.keep(place(1), blob(&Bytes::from_static(b"bytes")));
-        assert_eq!(hot.get(place(1), b"K"), None);
-        assert_eq!((hot.get(place(1), b"k").unwrap().1, hot.reads()), (Bytes::from_static(b"bytes"), 1));
+        assert!(hot.get(place(1), b"K").is_none());
+        let found = hot.get(place(1), b"k").unwrap();
+        assert_eq!((&found.data()[..], hot.reads()), (&b"bytes"[..], 1));
     }
 
     #[test]

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    BlobInfo, READ_CHUNK_BYTES, StorageError,
+    AtHand, BlobInfo, READ_CHUNK_BYTES, StorageError,
     damage::Damage,
     decide::Old,
-    hot::HotBlob,
     index::{Entry, Index},
     pairs,
     pread::{Reads, is_unreadable, read_cached, read_full},
@@ -162,7 +161,7 @@ async fn fetch_once(
 }
 
 /// The blob of that entry, checked, if it is this key's and in memory: kept there, or short and in the page cache. Never waits.
-pub fn at_hand(shared: &Shared, entry: &Entry, key: &[u8]) -> Option<(BlobInfo, Bytes)> {
+pub fn at_hand(shared: &Shared, entry: &Entry, key: &[u8]) -> Option<Arc<AtHand>> {
     if entry.kind != Kind::Blob {
         return None;
     }
@@ -190,15 +189,17 @@ pub fn at_hand(shared: &Shared, entry: &Entry, key: &[u8]) -> Option<(BlobInfo, 
     }
     let Head { version, checksum, .. } = head;
     let info = BlobInfo { version, checksum, length: head.blob_length(), meta: pairs::decode(head.pairs)? };
-    let Some(hot) = hot else { return Some((info, record.freeze().slice(span))) };
-    // In memory of just its size: what is read into is larger.
-    let record = Bytes::copy_from_slice(&record.as_ref()[..span.end]);
+    // What is kept is in memory of just its size: what is read into is larger.
+    let record = match hot {
+        Some(_) => Bytes::copy_from_slice(&record.as_ref()[..span.end]),
+        None => record.freeze(),
+    };
     let (key, data) = (record.slice(FIXED_BYTES..FIXED_BYTES + key.len()), record.slice(span));
-    hot.keep(
-        entry.place,
-        HotBlob { key, info: info.clone(), data: data.clone(), record_bytes: record.len() },
-    );
-    Some((info, data))
+    let blob = Arc::new(AtHand::new(key, info, data));
+    if let Some(hot) = hot {
+        hot.keep(entry.place, blob.clone());
+    }
+    Some(blob)
 }
 
 enum Parsed {

@@ -17,6 +17,7 @@
 
 mod answer;
 mod append;
+mod at_hand;
 mod blocks;
 mod body;
 mod budget;
@@ -85,6 +86,7 @@ mod volume;
 mod whole;
 mod writer;
 
+pub use at_hand::AtHand;
 pub use damage::{Spot, SpotError};
 pub use disk_set::open as open_disks;
 pub use engine::Engine;
@@ -98,6 +100,8 @@ pub use options::{
 };
 pub use shared::SavedIndex;
 pub use verify::Wrong;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -390,9 +394,9 @@ pub trait Storage: Send + Sync + 'static {
     /// Starts a write. Fails at once where no room is left.
     async fn create(&self, blob: NewBlob) -> Result<Box<dyn BlobWriter>, StorageError>;
 
-    /// A blob, whole and checked, if that takes no wait: it is kept in memory, or short and its record in the page cache. `None`
+    /// A blob, if that takes no wait: it is kept in memory, or short and its record in the page cache. `None`
     /// says nothing about the key: ask [`Storage::open`].
-    fn at_hand(&self, key: &Key) -> Option<(BlobInfo, Bytes)>;
+    fn at_hand(&self, key: &Key) -> Option<Arc<AtHand>>;
 
     /// What is stored under a key.
     async fn open(&self, key: &Key) -> Result<Option<Found>, StorageError>;

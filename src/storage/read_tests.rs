@@ -88,7 +88,8 @@ async fn what_is_at_hand_is_small_and_sound() {
     let engine = Engine::open(dir.path(), Options { sync: SyncMode::Never, ..Options::default() }).unwrap();
     let at_hand = |name: &str| {
         let found = engine.at_hand(&name.parse().unwrap());
-        found.map(|(info, bytes)| {
+        found.map(|blob| {
+            let (info, bytes) = (blob.info(), blob.data());
             (info.version, info.length, bytes.len(), bytes.iter().all(|byte| *byte == 7))
         })
     };
@@ -139,10 +140,10 @@ async fn what_is_read_again_and_again_is_read_from_no_file() {
         let is_kept = length <= most;
         for turn in 0..4 {
             let hot_before = engine.usage().hot_reads;
-            let length_at_hand = engine.at_hand(&key(name)).map(|(info, bytes)| {
-                assert!(bytes.iter().all(|byte| *byte == 7));
-                assert_eq!(info.length, bytes.len() as u64);
-                bytes.len()
+            let length_at_hand = engine.at_hand(&key(name)).map(|blob| {
+                assert!(blob.data().iter().all(|byte| *byte == 7));
+                assert_eq!(blob.info().length, blob.data().len() as u64);
+                blob.data().len()
             });
             let is_at_hand = length <= READ_CHUNK_BYTES as usize || is_kept && turn > 0;
             assert_eq!(length_at_hand, is_at_hand.then_some(length), "{name} {turn}");
@@ -150,7 +151,8 @@ async fn what_is_read_again_and_again_is_read_from_no_file() {
             assert_eq!(engine.usage().hot_reads - hot_before, u64::from(is_hot), "{name} {turn}");
         }
     }
-    let version_of = |name: &str| engine.at_hand(&key(name)).map(|(info, bytes)| (info.version, bytes.len()));
+    let version_of =
+        |name: &str| engine.at_hand(&key(name)).map(|blob| (blob.info().version, blob.data().len()));
     let version = |n| Version::from_parts(n, 1);
     assert_eq!(version_of("some"), Some((version(1), 100_000)));
     put(&engine, "some", 2, 10).await;

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Bound,
+    sync::Arc,
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
@@ -10,8 +11,8 @@ use async_trait::async_trait;
 use backpack::{
     model::{Checksum, Crc64, Key, Version},
     storage::{
-        Before, Blob, BlobInfo, BlobWriter, Damaged, Found, Listed, NewBlob, Spot, Storage, StorageError,
-        Usage, Written,
+        AtHand, Before, Blob, BlobInfo, BlobWriter, Damaged, Found, Listed, NewBlob, Spot, Storage,
+        StorageError, Usage, Written,
     },
 };
 use bytes::{Bytes, BytesMut};
@@ -125,12 +126,13 @@ impl Storage for Memory {
         Ok(Box::new(Writer { blob, entries, commits, bytes: BytesMut::new(), crc: Crc64::default() }))
     }
 
-    fn at_hand(&self, key: &Key) -> Option<(BlobInfo, Bytes)> {
+    fn at_hand(&self, key: &Key) -> Option<Arc<AtHand>> {
         let has_to_wait = self.reads.available_permits() == 0;
         let is_damaged = self.damaged_from.lock().contains_key(key.as_str());
         match self.entries.lock().get(key.as_str()) {
             Some(Entry::Blob(info, bytes)) if bytes.len() <= AT_HAND_BYTES && !has_to_wait && !is_damaged => {
-                Some((info.clone(), bytes.clone()))
+                let key = Bytes::copy_from_slice(key.as_str().as_bytes());
+                Some(Arc::new(AtHand::new(key, info.clone(), bytes.clone())))
             }
             _ => None,
         }

@@ -357,3 +357,30 @@ fn memory_comes_in_small_pages_and_open_files_have_room() {
     let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     assert!(room.parse::<u64>().unwrap() >= allowed.unwrap_or(u64::MAX).min(32 << 10), "{status}");
 }
+
+#[test]
+fn what_is_read_again_and_again_is_answered_as_the_first_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, addr) = start(dir.path(), free_port());
+    let ask = |method: &str, id: &str| {
+        let request = Request::new(method, &addr, "/k?w=1").header("X-Request-Id", id);
+        let mut reply = request.send_blocking().unwrap();
+        assert_eq!((reply.status, reply.header("x-request-id")), (200, Some(id)));
+        reply.headers.retain(|(name, _)| !["date", "x-request-id", "connection"].contains(&name.as_str()));
+        reply.headers.sort();
+        reply
+    };
+    for (owner, length) in [("ann", 5), ("bob, who has it now", 70_000), ("eve", 0)] {
+        let body = vec![length as u8; length];
+        let put = Request::put(&addr, "/k?w=1", body.clone()).header("X-Amz-Meta-Owner", owner);
+        assert!(put.header("Content-Type", "image/png").send_blocking().unwrap().status < 300);
+        // HEAD is answered by other code, from what is on the disk.
+        let head = ask("HEAD", "first");
+        assert_eq!(head.header("x-amz-meta-owner"), Some(owner));
+        for id in ["one", "two", "three", "four", "five"] {
+            let reply = ask("GET", id);
+            assert!(reply.headers == head.headers, "{id}: {:?} {:?}", reply.headers, head.headers);
+            assert!(reply.body == body, "{id}");
+        }
+    }
+}

@@ -59,8 +59,11 @@ async fn delete(store: &Store, name: &str, n: u64) -> Written {
 async fn open(store: &Store, name: &str) -> Box<dyn Blob> {
     match store.open(&key(name)).await.unwrap() {
         Some(Found::Blob(blob)) => {
-            if let Some((info, bytes)) = store.at_hand(&key(name)) {
-                assert!(info == *blob.info() && bytes == read_all(&*blob).await, "{name}");
+            if let Some(at_hand) = store.at_hand(&key(name)) {
+                assert!(
+                    *at_hand.info() == *blob.info() && *at_hand.data() == read_all(&*blob).await,
+                    "{name}"
+                );
             }
             blob
         }

@@ -108,8 +108,9 @@ fn is_condition(header: &Header<'_>) -> bool {
 
 /// Whether a target has only bytes that every reader of URIs takes for what they are, and is none of a role's own paths.
 fn is_usual(target: &str) -> bool {
-    let is_usual = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:@?".contains(byte);
-    !target.starts_with("/-") && target.as_bytes().iter().all(is_usual)
+    // From & to ; are &'()*+,-./ and digits.
+    let is_mark = |byte| matches!(byte, b'!' | b'$' | b'%' | b'&'..=b';' | b'=' | b'?' | b'@' | b'_' | b'~');
+    !target.starts_with("/-") && target.bytes().all(|byte| byte.is_ascii_alphabetic() || is_mark(byte))
 }
 
 fn id(headers: &[Header<'_>]) -> RequestId {

@@ -13,13 +13,11 @@ mod tests;
 use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 pub use start::open;
 
 use super::{
-    BlobInfo, BlobWriter, Damaged, Engine, Found, Listed, NewBlob, Spot, Storage, StorageError, Usage,
-    Written,
+    AtHand, BlobWriter, Damaged, Engine, Found, Listed, NewBlob, Spot, Storage, StorageError, Usage, Written,
 };
 use crate::model::{Key, Version};
 use plan::Plan;
@@ -105,7 +103,7 @@ impl Storage for DiskSet {
         self.home(&blob.key).await?.create(blob).await
     }
 
-    fn at_hand(&self, key: &Key) -> Option<(BlobInfo, Bytes)> {
+    fn at_hand(&self, key: &Key) -> Option<Arc<AtHand>> {
         let there = self.homes(key).filter_map(|disk| disk.engine().ok());
         let mut holding = there.filter(|engine| engine.may_hold(key));
         match (holding.next(), holding.next()) {

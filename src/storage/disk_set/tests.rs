@@ -78,8 +78,8 @@ async fn put(storage: &dyn Storage, name: &str, version: u64) -> Result<(), Stor
 
 async fn get(storage: &dyn Storage, name: &str) -> Result<Option<(u64, bool)>, StorageError> {
     let at_hand = storage.at_hand(&name.parse().unwrap());
-    let at_hand =
-        at_hand.map(|(info, bytes)| (info.version.unix_ms(), bytes == name_and_version(name, &info)));
+    let at_hand = at_hand
+        .map(|blob| (blob.info().version.unix_ms(), *blob.data() == name_and_version(name, blob.info())));
     let held = held(storage, name).await?;
     // Where the file system can tell what is in memory.
     assert!(at_hand.is_none() || at_hand == held, "{name}: {at_hand:?} {held:?}");
