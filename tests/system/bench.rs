@@ -6,7 +6,7 @@ use crate::bench_suite::run;
 fn a_quick_bench_prints_every_line() {
     let lines = run(["--quick".to_owned()].into_iter()).unwrap();
     let targets = lines.iter().filter(|line| line.target.is_some()).count();
-    assert_eq!((lines.len(), targets), (130, 23));
+    assert_eq!((lines.len(), targets), (142, 23));
     for line in lines {
         assert!(line.ours.median().is_finite() && line.compared.median().is_finite(), "{}", line.what);
     }

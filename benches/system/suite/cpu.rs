@@ -15,6 +15,13 @@ pub fn own() -> f64 {
     ticks(std::process::id()) as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
+/// The same of one of our own threads.
+pub fn of_thread(thread: u32) -> f64 {
+    let times = times(&format!("/proc/self/task/{thread}/stat"));
+    // What children needed is the whole process', not the thread's.
+    times[..2].iter().sum::<u64>() as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
 fn seconds(pid: u32) -> f64 {
     ticks_of_family(pid) as f64 / rustix::param::clock_ticks_per_second() as f64
 }
@@ -25,10 +32,16 @@ fn ticks_of_family(pid: u32) -> u64 {
     ticks(pid) + children.map(ticks_of_family).sum::<u64>()
 }
 
-/// Fields 14 to 17 of proc_pid_stat(5): user and system time, its own and that of children which have ended.
 fn ticks(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    times(&format!("/proc/{pid}/stat")).iter().sum()
+}
+
+/// Fields 14 to 17 of proc_pid_stat(5): user and system time, its own and that of children which have ended. Zeros for one that
+/// is not there.
+fn times(path: &str) -> [u64; 4] {
+    let stat = fs::read_to_string(path).unwrap_or_default();
     // The name, which stands in brackets, may have anything in it.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    fields.split_whitespace().skip(11).take(4).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
+    let mut times = fields.split_whitespace().skip(11).map(|ticks| ticks.parse().unwrap_or(0));
+    std::array::from_fn(|_| times.next().unwrap_or(0))
 }

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Size, and how many times as many reads as nginx for the same processor time are wanted.
-const SIZES: [(usize, f64); 4] = [(1 << 10, 1.3), (16 << 10, 1.0), (100 << 10, 1.3), (1 << 20, 1.0)];
+pub const SIZES: [(usize, f64); 4] = [(1 << 10, 1.3), (16 << 10, 1.0), (100 << 10, 1.3), (1 << 20, 1.0)];
 
 /// Blobs that are read again and again. They are uploaded in a node's turn, which must not be seen in its processor time.
 const BLOBS: u64 = 200;
@@ -18,11 +18,16 @@ const BLOBS: u64 = 200;
 /// Bytes of them at most, for the same reason.
 const BYTES: u64 = 32 << 20;
 
+/// How many of this size.
+pub fn blobs(size: usize) -> u64 {
+    BLOBS.min(BYTES / size as u64)
+}
+
 pub fn measure(scale: &Scale, sheet: &mut Sheet) {
     let uploads = uploads();
     let files = files(&uploads.files());
     let beside = |node: &Node, size: usize, from: &str, target: Option<f64>, sheet: &mut Sheet| {
-        let blobs = BLOBS.min(BYTES / size as u64);
+        let blobs = blobs(size);
         let turns = Turns::take(
             scale,
             || Round::of(&[node.process()], || Load::get(scale, node.addr(), node.addr(), size, blobs).run()),

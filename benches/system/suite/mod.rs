@@ -1,7 +1,8 @@
 //! What `make bench` measures.
 //!
 //! - one file for each part: [`get`], [`put`], [`front`], [`coordinator`], [`replicator`], [`large`],
-//!   [`memory`]; [`growth`]: what changes as a cluster grows; [`steady`]: whether anything grows that should not
+//!   [`memory`]; [`growth`]: what changes as a cluster grows; [`steady`]: whether anything grows that should not; [`bounds`]: what
+//!   nobody can do better here, with a [`bare`] server
 //! - [`load`]: requests, made by `backpack-admin bench`; [`wire`]: others, by hand; [`servers`]: what they go to; [`cpu`]: what that
 //!   costs there; [`raw`]: the disk by itself
 //! - [`turns`]: both sides one after the other, round by round; [`figures`] -> [`line`] -> [`sheet`]: the table
@@ -9,6 +10,8 @@
 //! One side is measured while the other's servers stand idle beside it. The load comes from a process of its own, so that its
 //! processor time is never a server's; it is the command that users run, so that they can ask their own servers the same.
 
+mod bare;
+mod bounds;
 mod coordinator;
 mod cpu;
 mod figures;
@@ -36,7 +39,7 @@ use sheet::Sheet;
 /// A part of the bench.
 type Part = fn(&Scale, &mut Sheet);
 
-const PARTS: [(&str, Part); 10] = [
+const PARTS: [(&str, Part); 11] = [
     ("get", get::measure),
     ("put", put::measure),
     ("front", front::measure),
@@ -44,13 +47,14 @@ const PARTS: [(&str, Part); 10] = [
     ("replicator", replicator::measure),
     ("large", large::measure),
     ("memory", memory::measure),
+    ("bounds", bounds::measure),
     ("blobs", growth::blobs::measure),
     ("map", growth::map::measure),
     ("steady", steady::measure),
 ];
 
 /// Parts that take many minutes each: measured when they are named, and with `--quick`.
-const LONG: [&str; 3] = ["blobs", "map", "steady"];
+const LONG: [&str; 4] = ["bounds", "blobs", "map", "steady"];
 
 /// Requests at the same time: enough that no server waits for the load, and what one sync is to be shared by.
 const CONNECTIONS: u32 = 64;

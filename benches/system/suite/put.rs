@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Sizes, and how many times as many uploads as nginx are wanted.
-const SIZES: [(usize, Option<Target>); 2] = [(1 << 10, Some(Target::AtLeast(20.0))), (16 << 10, None)];
+pub const SIZES: [(usize, Option<Target>); 2] = [(1 << 10, Some(Target::AtLeast(20.0))), (16 << 10, None)];
 
 /// Part of the disk's own speed that is wanted.
 const OF_THE_DISK: Target = Target::AtLeast(0.8);

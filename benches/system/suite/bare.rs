@@ -1,0 +1,242 @@
+//! A server that does nothing that it need not: one thread for all connections, no keys, no checks, no limits, whatever it has for
+//! whoever asks. What it reaches is the kernel's, the load's and the disk's; no server of this kind can do better here.
+
+use std::{
+    fs::File,
+    io::{self, ErrorKind, IoSlice, Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc,
+    },
+    thread::JoinHandle,
+};
+
+use rustix::{
+    buffer::spare_capacity,
+    event::epoll::{self, CreateFlags, EventData, EventFlags},
+    fd::OwnedFd,
+};
+
+use super::{cpu, load::Answered, turns::Round};
+
+/// What becomes of uploads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// They are kept in memory, and given out by turns to whoever asks.
+    InMemory,
+    /// They are appended to a file: all that came at once, together.
+    OnDisk {
+        /// And synced before they are answered.
+        synced: bool,
+    },
+}
+
+/// The server, until it is dropped.
+pub struct Bare {
+    addr: String,
+    thread: u32,
+    stop: Arc<AtomicBool>,
+    serving: Option<JoinHandle<()>>,
+}
+
+impl Bare {
+    /// Starts one.
+    pub fn start(keep: Keep) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+        let addr = listener.local_addr().expect("a listener has an address").to_string();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (tell, told) = mpsc::channel();
+        let stopped = stop.clone();
+        let serving = std::thread::spawn(move || {
+            let thread = rustix::thread::gettid().as_raw_nonzero().get();
+            tell.send(thread.unsigned_abs()).expect("somebody waits for it");
+            serve(&listener, keep, &stopped).expect("serve");
+        });
+        let thread = told.recv().expect("the thread begins");
+        Self { addr, thread, stop, serving: Some(serving) }
+    }
+
+    /// `127.0.0.1:port`.
+    pub fn addr(&self) -> &str {
+        &self.addr
+    }
+
+    /// A turn, and what it needs for it.
+    pub fn round(&self, load: impl FnOnce() -> Answered) -> Round {
+        let before = cpu::of_thread(self.thread);
+        let answered = load();
+        Round { answered, cpu_seconds: cpu::of_thread(self.thread) - before }
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        // Wakes it.
+        drop(TcpStream::connect(&self.addr));
+        if let Some(Err(panic)) = self.serving.take().map(JoinHandle::join)
+            && !std::thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// Read of a connection at once: a blob of 16 KiB with its head.
+const ROOM_BYTES: usize = 20 << 10;
+
+/// Events taken at once.
+const EVENTS: usize = 256;
+
+/// Where the listener stands among the connections.
+const LISTENER: u64 = u64::MAX;
+
+const STORED: &[u8] = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
+
+struct Connection {
+    stream: TcpStream,
+    came: Vec<u8>,
+    length: usize,
+    /// The body that is on its way out, and how many bytes of the answer are gone.
+    sending: Option<(usize, usize)>,
+}
+
+/// What came of a connection.
+enum Came {
+    Nothing,
+    Get,
+    /// An upload, whose body begins and ends there.
+    Put(usize, usize),
+}
+
+fn serve(listener: &TcpListener, keep: Keep, stop: &AtomicBool) -> io::Result<()> {
+    let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+    epoll::add(&epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+    let mut file = tempfile::tempfile()?;
+    let (mut connections, mut bodies, mut next) = (Vec::<Option<Connection>>::new(), Vec::new(), 0);
+    let (mut events, mut uploads) = (Vec::with_capacity(EVENTS), Vec::new());
+    while !stop.load(Relaxed) {
+        epoll::wait(&epoll, spare_capacity(&mut events), None)?;
+        for event in events.drain(..) {
+            let number = event.data.u64();
+            if number == LISTENER {
+                let (stream, _) = listener.accept()?;
+                stream.set_nodelay(true)?;
+                stream.set_nonblocking(true)?;
+                epoll::add(&epoll, &stream, EventData::new_u64(connections.len() as u64), EventFlags::IN)?;
+                connections.push(Some(Connection {
+                    stream,
+                    came: vec![0; ROOM_BYTES],
+                    length: 0,
+                    sending: None,
+                }));
+                continue;
+            }
+            let slot = &mut connections[number as usize];
+            let Some(connection) = slot else { continue };
+            if connection.sending.is_some() {
+                connection.send(&bodies, &epoll, number)?;
+                continue;
+            }
+            match connection.read() {
+                Ok(Came::Nothing) => {}
+                Ok(Came::Get) => {
+                    connection.sending = Some((next % bodies.len(), 0));
+                    next += 1;
+                    connection.send(&bodies, &epoll, number)?;
+                }
+                Ok(Came::Put(from, to)) if keep == Keep::InMemory => {
+                    bodies.push(connection.came[from..to].to_vec());
+                    connection.stored();
+                }
+                Ok(Came::Put(from, to)) => uploads.push((number as usize, from, to)),
+                // Gone.
+                Err(_) => *slot = None,
+            }
+        }
+        if let Keep::OnDisk { synced } = keep
+            && !uploads.is_empty()
+        {
+            append(&mut file, synced, &connections, &uploads)?;
+            for (number, ..) in uploads.drain(..) {
+                let connection = connections[number].as_mut().expect("it waits for its answer");
+                connection.stored();
+            }
+        }
+    }
+    Ok(())
+}
+
+fn append(
+    file: &mut File,
+    synced: bool,
+    connections: &[Option<Connection>],
+    uploads: &[(usize, usize, usize)],
+) -> io::Result<()> {
+    let body = |&(number, from, to): &(usize, usize, usize)| {
+        IoSlice::new(&connections[number].as_ref().expect("it waits for its answer").came[from..to])
+    };
+    let slices: Vec<_> = uploads.iter().map(body).collect();
+    let written = file.write_vectored(&slices)?;
+    assert_eq!(written, slices.iter().map(|slice| slice.len()).sum::<usize>(), "the disk has room");
+    if synced { file.sync_data() } else { Ok(()) }
+}
+
+impl Connection {
+    fn read(&mut self) -> io::Result<Came> {
+        match self.stream.read(&mut self.came[self.length..]) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => self.length += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Came::Nothing),
+            Err(error) => return Err(error),
+        }
+        let came = &self.came[..self.length];
+        if came.starts_with(b"GET ") && came.ends_with(b"\r\n\r\n") {
+            self.length = 0;
+            return Ok(Came::Get);
+        }
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut request = httparse::Request::new(&mut headers);
+        let parsed = request.parse(came).map_err(io::Error::other)?;
+        let httparse::Status::Complete(head) = parsed else { return Ok(Came::Nothing) };
+        let said = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+        let said = said.and_then(|header| str::from_utf8(header.value).ok()?.parse::<usize>().ok());
+        let end = head + said.unwrap_or(0);
+        if self.came.len() < end {
+            self.came.resize(end, 0);
+        }
+        Ok(if self.length < end { Came::Nothing } else { Came::Put(head, end) })
+    }
+
+    fn stored(&mut self) {
+        self.length = 0;
+        // Who is gone is met when it is read.
+        let _ = self.stream.write_all(STORED);
+    }
+
+    /// Sends as much as goes now; waits for room for the rest.
+    fn send(&mut self, bodies: &[Vec<u8>], epoll: &OwnedFd, number: u64) -> io::Result<()> {
+        let Some((body, mut gone)) = self.sending else { return Ok(()) };
+        let body_bytes = &bodies[body];
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body_bytes.len());
+        let (began, length) = (gone, head.len() + body_bytes.len());
+        while gone < length {
+            let rest =
+                [&head.as_bytes()[gone.min(head.len())..], &body_bytes[gone.saturating_sub(head.len())..]];
+            match self.stream.write_vectored(&rest.map(IoSlice::new)) {
+                Ok(count) => gone += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                // As in `stored`.
+                Err(_) => gone = length,
+            }
+        }
+        self.sending = (gone < length).then_some((body, gone));
+        if gone < length || began > 0 {
+            let for_what = if gone < length { EventFlags::OUT } else { EventFlags::IN };
+            epoll::modify(epoll, &self.stream, EventData::new_u64(number), for_what)?;
+        }
+        Ok(())
+    }
+}
