@@ -52,8 +52,9 @@ chaos:
 	@$(MAKE) --no-print-directory setup
 	TMPDIR=$$(scripts/test-folder) cargo test --locked --test chaos -- --ignored --nocapture --test-threads=1
 
-# `make bench PARTS="get put"` measures these; `make bench PARTS=--quick` only shows that it runs. `PARTS="blobs map steady"`, what
-# changes with growth and whether anything grows in ten minutes, takes half an hour and is measured only when it is named.
+# `make bench PARTS="get put"` measures these; `make bench PARTS=--quick` only shows that it runs. Measured only when they are named:
+# `PARTS=bounds`, what a bare server reaches here, some five minutes; `PARTS="blobs map steady"`, what changes with growth and whether
+# anything grows in ten minutes, half an hour.
 bench:
 	@$(MAKE) --no-print-directory setup
 	cargo bench --locked --bench system -- $(PARTS)

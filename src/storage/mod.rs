@@ -7,7 +7,7 @@
 //! - `disk`: every change to the file system; `layout`, `volume`, `append`, `reserve`, `doomed`, `scan`: files
 //! - `slot`, `table`, `index`, `lookup`, `decide`, `damage`, `damaged`, `totals`: what is where, and which write of a key stays
 //! - `body`, `file_body`, `budget`, `commit`, `queue`, `writer`, `answer`, `health`: writing
-//! - `reader`, `buffers`, `pread`, `list`: reading; `keys`: all keys in order, for listings
+//! - `reader`, `buffers`, `pread`, `list`: reading; `hot`, [`AtHand`] (`at_hand`): what is kept in memory for it; `keys`: all keys in order, for listings
 //! - `verify`: whether what is stored is what was written; `pace`: how background threads are held and slowed down
 //! - `compact`, `rewrite`, `tombstones`: giving back space; `scrub`, `scrub_work`, `scrub_state`, `gentle`: finding damage
 //! - `checkpoint`, `index_file`, `saver`: the saved index; `opened`, `restore`, `recovery`: the start

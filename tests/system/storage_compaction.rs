@@ -264,7 +264,7 @@ fn bytes(seed: u64) -> Vec<u8> {
     (0..length).map(|_| random.u8(..)).collect()
 }
 
-fn metric(addr: &str, name: &str) -> f64 {
+pub fn metric(addr: &str, name: &str) -> f64 {
     let all = Request::get(addr, "/-/metrics").send_blocking().unwrap().text();
     let line = all.lines().find(|line| line.starts_with(&format!("{name}{{")));
     line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())

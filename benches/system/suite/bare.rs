@@ -1,9 +1,10 @@
-//! A server that does nothing that it need not: one thread for all connections, no keys, no checks, no limits, whatever it has for
-//! whoever asks. What it reaches is the kernel's, the load's and the disk's; no server of this kind can do better here.
+//! A server that does next to nothing: one thread for all connections, no keys, no checks, no limits, whatever it has for whoever
+//! asks. What it reaches is nearly all the kernel's, the load's and the disk's. It is no bound for more threads on more processors than two,
+//! nor for one that reads while the disk syncs.
 
 use std::{
     fs::File,
-    io::{self, ErrorKind, IoSlice, Read, Write},
+    io::{self, ErrorKind, IoSlice, Read, Seek, Write},
     net::{TcpListener, TcpStream},
     sync::{
         Arc,
@@ -17,6 +18,7 @@ use rustix::{
     buffer::spare_capacity,
     event::epoll::{self, CreateFlags, EventData, EventFlags},
     fd::OwnedFd,
+    io::Errno,
 };
 
 use super::{cpu, load::Answered, turns::Round};
@@ -24,7 +26,7 @@ use super::{cpu, load::Answered, turns::Round};
 /// What becomes of uploads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
-    /// They are kept in memory, and given out by turns to whoever asks.
+    /// They are kept in memory, and given out by turns to whoever asks; from the first upload after a read on only newer ones.
     InMemory,
     /// They are appended to a file: all that came at once, together.
     OnDisk {
@@ -87,6 +89,9 @@ impl Drop for Bare {
 /// Read of a connection at once: a blob of 16 KiB with its head.
 const ROOM_BYTES: usize = 20 << 10;
 
+/// A file is begun anew after so much: what is not synced would fill the disk.
+const FILE_BYTES: u64 = 4 << 30;
+
 /// Events taken at once.
 const EVENTS: usize = 256;
 
@@ -99,8 +104,10 @@ struct Connection {
     stream: TcpStream,
     came: Vec<u8>,
     length: usize,
-    /// The body that is on its way out, and how many bytes of the answer are gone.
-    sending: Option<(usize, usize)>,
+    /// What is on its way out: the answer's head, its body's number, and how many bytes of both are gone.
+    sending: Option<(String, usize, usize)>,
+    /// It is asked whether there is room to send, instead of whether something came.
+    waits_for_room: bool,
 }
 
 /// What came of a connection.
@@ -115,10 +122,15 @@ fn serve(listener: &TcpListener, keep: Keep, stop: &AtomicBool) -> io::Result<()
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     let mut file = tempfile::tempfile()?;
-    let (mut connections, mut bodies, mut next) = (Vec::<Option<Connection>>::new(), Vec::new(), 0);
+    let (mut connections, mut bodies, mut next) =
+        (Vec::<Option<Connection>>::new(), Vec::<Vec<u8>>::new(), 0);
     let (mut events, mut uploads) = (Vec::with_capacity(EVENTS), Vec::new());
     while !stop.load(Relaxed) {
-        epoll::wait(&epoll, spare_capacity(&mut events), None)?;
+        match epoll::wait(&epoll, spare_capacity(&mut events), None) {
+            // Stopped and continued.
+            Err(Errno::INTR) => continue,
+            waited => waited?,
+        };
         for event in events.drain(..) {
             let number = event.data.u64();
             if number == LISTENER {
@@ -131,6 +143,7 @@ fn serve(listener: &TcpListener, keep: Keep, stop: &AtomicBool) -> io::Result<()
                     came: vec![0; ROOM_BYTES],
                     length: 0,
                     sending: None,
+                    waits_for_room: false,
                 }));
                 continue;
             }
@@ -143,11 +156,16 @@ fn serve(listener: &TcpListener, keep: Keep, stop: &AtomicBool) -> io::Result<()
             match connection.read() {
                 Ok(Came::Nothing) => {}
                 Ok(Came::Get) => {
-                    connection.sending = Some((next % bodies.len(), 0));
+                    let body = next % bodies.len();
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bodies[body].len());
+                    connection.sending = Some((head, body, 0));
                     next += 1;
                     connection.send(&bodies, &epoll, number)?;
                 }
                 Ok(Came::Put(from, to)) if keep == Keep::InMemory => {
+                    if next > 0 {
+                        (next, bodies) = (0, Vec::new());
+                    }
                     bodies.push(connection.came[from..to].to_vec());
                     connection.stored();
                 }
@@ -178,6 +196,10 @@ fn append(
     let body = |&(number, from, to): &(usize, usize, usize)| {
         IoSlice::new(&connections[number].as_ref().expect("it waits for its answer").came[from..to])
     };
+    if file.stream_position()? > FILE_BYTES {
+        file.rewind()?;
+        file.set_len(0)?;
+    }
     let slices: Vec<_> = uploads.iter().map(body).collect();
     let written = file.write_vectored(&slices)?;
     assert_eq!(written, slices.iter().map(|slice| slice.len()).sum::<usize>(), "the disk has room");
@@ -218,23 +240,22 @@ impl Connection {
 
     /// Sends as much as goes now; waits for room for the rest.
     fn send(&mut self, bodies: &[Vec<u8>], epoll: &OwnedFd, number: u64) -> io::Result<()> {
-        let Some((body, mut gone)) = self.sending else { return Ok(()) };
-        let body_bytes = &bodies[body];
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body_bytes.len());
-        let (began, length) = (gone, head.len() + body_bytes.len());
-        while gone < length {
-            let rest =
-                [&head.as_bytes()[gone.min(head.len())..], &body_bytes[gone.saturating_sub(head.len())..]];
-            match self.stream.write_vectored(&rest.map(IoSlice::new)) {
-                Ok(count) => gone += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                // As in `stored`.
-                Err(_) => gone = length,
-            }
+        let Some((head, body, gone)) = &mut self.sending else { return Ok(()) };
+        let (head, body) = (head.as_bytes(), &bodies[*body]);
+        let rest = [&head[head.len().min(*gone)..], &body[gone.saturating_sub(head.len())..]];
+        match self.stream.write_vectored(&rest.map(IoSlice::new)) {
+            Ok(count) => *gone += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            // As in `stored`.
+            Err(_) => *gone = head.len() + body.len(),
         }
-        self.sending = (gone < length).then_some((body, gone));
-        if gone < length || began > 0 {
-            let for_what = if gone < length { EventFlags::OUT } else { EventFlags::IN };
+        let is_whole = *gone == head.len() + body.len();
+        if is_whole {
+            self.sending = None;
+        }
+        if self.waits_for_room == is_whole {
+            self.waits_for_room = !is_whole;
+            let for_what = if is_whole { EventFlags::IN } else { EventFlags::OUT };
             epoll::modify(epoll, &self.stream, EventData::new_u64(number), for_what)?;
         }
         Ok(())

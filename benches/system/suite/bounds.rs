@@ -1,4 +1,4 @@
-//! What nobody can do better here: a bare loop in a node's place, beside the same others.
+//! What a bare loop in a node's place reaches, beside the same others: about what is left when a server costs nothing.
 
 use super::{
     CONNECTIONS, Scale,

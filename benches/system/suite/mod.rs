@@ -2,7 +2,7 @@
 //!
 //! - one file for each part: [`get`], [`put`], [`front`], [`coordinator`], [`replicator`], [`large`],
 //!   [`memory`]; [`growth`]: what changes as a cluster grows; [`steady`]: whether anything grows that should not; [`bounds`]: what
-//!   nobody can do better here, with a [`bare`] server
+//!   a [`bare`] server reaches
 //! - [`load`]: requests, made by `backpack-admin bench`; [`wire`]: others, by hand; [`servers`]: what they go to; [`cpu`]: what that
 //!   costs there; [`raw`]: the disk by itself
 //! - [`turns`]: both sides one after the other, round by round; [`figures`] -> [`line`] -> [`sheet`]: the table

@@ -108,7 +108,7 @@ fn is_condition(header: &Header<'_>) -> bool {
 
 /// Whether a target has only bytes that every reader of URIs takes for what they are, and is none of a role's own paths.
 fn is_usual(target: &str) -> bool {
-    // From & to ; are &'()*+,-./ and digits.
+    // From & to ; are &'()*+,-./:; and digits.
     let is_mark = |byte| matches!(byte, b'!' | b'$' | b'%' | b'&'..=b';' | b'=' | b'?' | b'@' | b'_' | b'~');
     !target.starts_with("/-") && target.bytes().all(|byte| byte.is_ascii_alphabetic() || is_mark(byte))
 }
@@ -176,6 +176,16 @@ mod tests {
             let Some(Plain { asked: Asked::Whole { id, .. }, .. }) = asked(&text) else { panic!("{given}") };
             assert_eq!(id.as_str().len(), 16, "{given}");
         }
+    }
+
+    #[test]
+    fn what_every_reader_of_uris_takes_for_what_it_is() {
+        for byte in 0..=u8::MAX {
+            let expected = byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:@?".contains(&byte);
+            let Ok(text) = str::from_utf8(std::slice::from_ref(&byte)) else { continue };
+            assert_eq!(is_usual(&format!("/a{text}b")), expected, "{byte}");
+        }
+        assert!(!is_usual("/a\u{e4}b") && !is_usual("/-/list") && !is_usual("/-"));
     }
 
     #[test]
