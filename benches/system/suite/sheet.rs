@@ -31,10 +31,12 @@ impl Sheet {
         self.lines.push(line);
     }
 
-    /// Says how many targets are met; its lines.
+    /// Says how many targets are met, if there are any; its lines.
     pub fn end(self) -> Vec<Line> {
         let met: Vec<bool> = self.lines.iter().filter_map(Line::met).collect();
-        println!("\n{} of {} targets are met", met.iter().filter(|met| **met).count(), met.len());
+        if !met.is_empty() {
+            println!("\n{} of {} targets are met", met.iter().filter(|met| **met).count(), met.len());
+        }
         self.lines
     }
 }
