@@ -6,6 +6,7 @@ use std::{
     fs::File,
     io::{self, ErrorKind, IoSlice, Read, Seek, Write},
     net::{TcpListener, TcpStream},
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -104,8 +105,8 @@ struct Connection {
     stream: TcpStream,
     came: Vec<u8>,
     length: usize,
-    /// What is on its way out: the answer's head, its body's number, and how many bytes of both are gone.
-    sending: Option<(String, usize, usize)>,
+    /// What is on its way out: the answer's head, its body, and how many bytes of both are gone.
+    sending: Option<(String, Rc<[u8]>, usize)>,
     /// It is asked whether there is room to send, instead of whether something came.
     waits_for_room: bool,
 }
@@ -123,7 +124,7 @@ fn serve(listener: &TcpListener, keep: Keep, stop: &AtomicBool) -> io::Result<()
     epoll::add(&epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     let mut file = tempfile::tempfile()?;
     let (mut connections, mut bodies, mut next) =
-        (Vec::<Option<Connection>>::new(), Vec::<Vec<u8>>::new(), 0);
+        (Vec::<Option<Connection>>::new(), Vec::<Rc<[u8]>>::new(), 0);
     let (mut events, mut uploads) = (Vec::with_capacity(EVENTS), Vec::new());
     while !stop.load(Relaxed) {
         match epoll::wait(&epoll, spare_capacity(&mut events), None) {
@@ -150,23 +151,23 @@ fn serve(listener: &TcpListener, keep: Keep, stop: &AtomicBool) -> io::Result<()
             let slot = &mut connections[number as usize];
             let Some(connection) = slot else { continue };
             if connection.sending.is_some() {
-                connection.send(&bodies, &epoll, number)?;
+                connection.send(&epoll, number)?;
                 continue;
             }
             match connection.read() {
                 Ok(Came::Nothing) => {}
                 Ok(Came::Get) => {
-                    let body = next % bodies.len();
-                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bodies[body].len());
+                    let body = Rc::clone(&bodies[next % bodies.len()]);
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
                     connection.sending = Some((head, body, 0));
                     next += 1;
-                    connection.send(&bodies, &epoll, number)?;
+                    connection.send(&epoll, number)?;
                 }
                 Ok(Came::Put(from, to)) if keep == Keep::InMemory => {
                     if next > 0 {
                         (next, bodies) = (0, Vec::new());
                     }
-                    bodies.push(connection.came[from..to].to_vec());
+                    bodies.push(connection.came[from..to].into());
                     connection.stored();
                 }
                 Ok(Came::Put(from, to)) => uploads.push((number as usize, from, to)),
@@ -239,9 +240,9 @@ impl Connection {
     }
 
     /// Sends as much as goes now; waits for room for the rest.
-    fn send(&mut self, bodies: &[Vec<u8>], epoll: &OwnedFd, number: u64) -> io::Result<()> {
+    fn send(&mut self, epoll: &OwnedFd, number: u64) -> io::Result<()> {
         let Some((head, body, gone)) = &mut self.sending else { return Ok(()) };
-        let (head, body) = (head.as_bytes(), &bodies[*body]);
+        let head = head.as_bytes();
         let rest = [&head[head.len().min(*gone)..], &body[gone.saturating_sub(head.len())..]];
         match self.stream.write_vectored(&rest.map(IoSlice::new)) {
             Ok(count) => *gone += count,
