@@ -387,9 +387,8 @@ fn what_is_read_again_and_again_is_answered_as_the_first_time() {
         }
     }
     let reads = |from: &str| metric(&addr, &format!("backpack_node_{from}_reads_total"));
-    wait_until("all reads are counted", START_WITHIN, || {
-        reads("hot") + reads("memory") + reads("disk") >= 15.0
+    // Those after the second of each blob; where the file system cannot tell what is in memory, all are the disk's.
+    wait_until("reads were hot", START_WITHIN, || {
+        reads("hot") >= 9.0 || reads("memory") == 0.0 && reads("disk") >= 15.0
     });
-    // Where the file system can tell what is in memory, those after the second of each blob.
-    assert!(reads("hot") >= 9.0 || reads("memory") == 0.0, "{} {}", reads("hot"), reads("memory"));
 }

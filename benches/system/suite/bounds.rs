@@ -6,15 +6,15 @@ use super::{
     get, kib,
     line::Line,
     load::Load,
-    put, raw,
-    servers::{files, uploads},
+    put,
     sheet::Sheet,
-    turns::{Round, Turns},
+    turns::Round,
 };
 
 pub fn measure(scale: &Scale, sheet: &mut Sheet) {
+    let nginx = get::Static::start();
     for (size, _) in get::SIZES {
-        reads(scale, size, sheet);
+        reads(scale, size, &nginx, sheet);
     }
     for (size, _) in put::SIZES {
         not_synced(scale, size, sheet);
@@ -24,38 +24,27 @@ pub fn measure(scale: &Scale, sheet: &mut Sheet) {
     }
 }
 
-fn reads(scale: &Scale, size: usize, sheet: &mut Sheet) {
-    let (bare, nginx) = (Bare::start(Keep::InMemory), uploads());
-    let files = files(&nginx.files());
-    let blobs = get::blobs(size);
-    let turns = Turns::take(
-        scale,
-        || bare.round(|| Load::get(scale, bare.addr(), bare.addr(), size, blobs).run()),
-        || Round::of(&[&files], || Load::get(scale, &nginx.addr(), &files.addr(), size, blobs).run()),
-    );
+fn reads(scale: &Scale, size: usize, nginx: &get::Static, sheet: &mut Sheet) {
+    let bare = Bare::start(Keep::InMemory);
+    let load = || Load::get(scale, bare.addr(), bare.addr(), size, get::blobs(size)).run();
+    let turns = nginx.beside(scale, size, || bare.round(load));
     let what = format!("GET of {} from a bare loop / from nginx", kib(size));
     sheet.add(Line::ratio(what.clone(), "per CPU s", &turns, Round::per_cpu_second));
     sheet.add(Line::ratio(what, "a second", &turns, Round::per_second));
 }
 
 fn not_synced(scale: &Scale, size: usize, sheet: &mut Sheet) {
-    let (bare, nginx) = (Bare::start(Keep::OnDisk { synced: false }), uploads());
-    let turns = Turns::take(
-        scale,
-        || bare.round(|| Load::put(scale, bare.addr(), size).run()),
-        || Round::of(&[&nginx], || Load::put(scale, &nginx.addr(), size).run()),
-    );
+    let bare = Bare::start(Keep::OnDisk { synced: false });
+    let load = || Load::put(scale, bare.addr(), size).run();
+    let turns = put::beside_nginx(scale, size, || bare.round(load));
     let what = format!("PUT of {} to a bare loop, not synced / to nginx", kib(size));
     sheet.add(Line::ratio(what, "a second", &turns, Round::per_second));
 }
 
 fn durable(scale: &Scale, size: usize, sheet: &mut Sheet) {
     let bare = Bare::start(Keep::OnDisk { synced: true });
-    let turns = Turns::take(
-        scale,
-        || bare.round(|| Load::put(scale, bare.addr(), size).run()),
-        || raw::appends(scale, size, CONNECTIONS),
-    );
+    let load = || Load::put(scale, bare.addr(), size).run();
+    let turns = put::beside_the_disk(scale, size, || bare.round(load));
     let what = format!("PUT of {} to a bare loop, durable / fdatasync per {CONNECTIONS}", kib(size));
     sheet.add(Line::ratio(what, "a second", &turns, Round::per_second));
 }

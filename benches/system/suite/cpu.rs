@@ -12,18 +12,22 @@ pub fn of(processes: &[&Process]) -> f64 {
 
 /// The same of this process, without the children that still run.
 pub fn own() -> f64 {
-    ticks(std::process::id()) as f64 / rustix::param::clock_ticks_per_second() as f64
+    in_seconds(ticks(std::process::id()))
 }
 
 /// The same of one of our own threads.
 pub fn of_thread(thread: u32) -> f64 {
     let times = times(&format!("/proc/self/task/{thread}/stat"));
     // What children needed is the whole process', not the thread's.
-    times[..2].iter().sum::<u64>() as f64 / rustix::param::clock_ticks_per_second() as f64
+    in_seconds(times[..2].iter().sum())
 }
 
 fn seconds(pid: u32) -> f64 {
-    ticks_of_family(pid) as f64 / rustix::param::clock_ticks_per_second() as f64
+    in_seconds(ticks_of_family(pid))
+}
+
+fn in_seconds(ticks: u64) -> f64 {
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
 fn ticks_of_family(pid: u32) -> u64 {

@@ -8,6 +8,7 @@ use super::{
     sheet::Sheet,
     turns::{Round, Turns},
 };
+use crate::support::nginx::Nginx;
 
 /// Size, and how many times as many reads as nginx for the same processor time are wanted.
 pub const SIZES: [(usize, f64); 4] = [(1 << 10, 1.3), (16 << 10, 1.0), (100 << 10, 1.3), (1 << 20, 1.0)];
@@ -23,16 +24,33 @@ pub fn blobs(size: usize) -> u64 {
     BLOBS.min(BYTES / size as u64)
 }
 
+/// nginx with files that it keeps open, and another one that takes them.
+pub struct Static {
+    uploads: Nginx,
+    files: Nginx,
+}
+
+impl Static {
+    /// Starts both.
+    pub fn start() -> Self {
+        let uploads = uploads();
+        let files = files(&uploads.files());
+        Self { uploads, files }
+    }
+
+    /// Turns of some server, and of this with the same reads.
+    pub fn beside(&self, scale: &Scale, size: usize, ours: impl FnMut() -> Round) -> Turns {
+        let (uploads, files) = (self.uploads.addr(), self.files.addr());
+        let load = || Load::get(scale, &uploads, &files, size, blobs(size)).run();
+        Turns::take(scale, ours, || Round::of(&[&self.files], load))
+    }
+}
+
 pub fn measure(scale: &Scale, sheet: &mut Sheet) {
-    let uploads = uploads();
-    let files = files(&uploads.files());
+    let nginx = Static::start();
     let beside = |node: &Node, size: usize, from: &str, target: Option<f64>, sheet: &mut Sheet| {
-        let blobs = blobs(size);
-        let turns = Turns::take(
-            scale,
-            || Round::of(&[node.process()], || Load::get(scale, node.addr(), node.addr(), size, blobs).run()),
-            || Round::of(&[&files], || Load::get(scale, &uploads.addr(), &files.addr(), size, blobs).run()),
-        );
+        let load = || Load::get(scale, node.addr(), node.addr(), size, blobs(size)).run();
+        let turns = nginx.beside(scale, size, || Round::of(&[node.process()], load));
         let what = format!("GET of {} {from} / from nginx", kib(size));
         let line = Line::ratio(what.clone(), "per CPU s", &turns, Round::per_cpu_second);
         sheet.add(match target {

@@ -26,12 +26,9 @@ pub fn measure(scale: &Scale, sheet: &mut Sheet) {
 }
 
 fn not_synced(scale: &Scale, size: usize, target: Option<Target>, sheet: &mut Sheet) {
-    let (node, nginx) = (Node::start("never"), uploads());
-    let turns = Turns::take(
-        scale,
-        || Round::of(&[node.process()], || Load::put(scale, node.addr(), size).run()),
-        || Round::of(&[&nginx], || Load::put(scale, &nginx.addr(), size).run()),
-    );
+    let node = Node::start("never");
+    let load = || Load::put(scale, node.addr(), size).run();
+    let turns = beside_nginx(scale, size, || Round::of(&[node.process()], load));
     let what = format!("PUT of {} to a node, not synced / to nginx", kib(size));
     let line = Line::ratio(what.clone(), "a second", &turns, Round::per_second);
     sheet.add(Line { target, ..line });
@@ -40,11 +37,19 @@ fn not_synced(scale: &Scale, size: usize, target: Option<Target>, sheet: &mut Sh
 
 fn durable(scale: &Scale, size: usize, sheet: &mut Sheet) {
     let node = Node::start("group");
-    let turns = Turns::take(
-        scale,
-        || Round::of(&[node.process()], || Load::put(scale, node.addr(), size).run()),
-        || raw::appends(scale, size, CONNECTIONS),
-    );
+    let load = || Load::put(scale, node.addr(), size).run();
+    let turns = beside_the_disk(scale, size, || Round::of(&[node.process()], load));
     let what = format!("PUT of {} to a node, durable / fdatasync per {CONNECTIONS}", kib(size));
     sheet.add(Line::ratio(what, "a second", &turns, Round::per_second).target(OF_THE_DISK));
+}
+
+/// Turns of some server, and of nginx with the same uploads.
+pub fn beside_nginx(scale: &Scale, size: usize, ours: impl FnMut() -> Round) -> Turns {
+    let nginx = uploads();
+    Turns::take(scale, ours, || Round::of(&[&nginx], || Load::put(scale, &nginx.addr(), size).run()))
+}
+
+/// Turns of some server, and of the disk without one.
+pub fn beside_the_disk(scale: &Scale, size: usize, ours: impl FnMut() -> Round) -> Turns {
+    Turns::take(scale, ours, || raw::appends(scale, size, CONNECTIONS))
 }
