@@ -47,6 +47,11 @@ pub struct Bare {
 impl Bare {
     /// Starts one.
     pub fn start(keep: Keep) -> Self {
+        Self::of(move |listener, stop| serve(listener, keep, stop))
+    }
+
+    /// Starts whatever serves connections until it is told to stop.
+    pub fn of(serve: impl FnOnce(&TcpListener, &AtomicBool) -> io::Result<()> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
         let addr = listener.local_addr().expect("a listener has an address").to_string();
         let stop = Arc::new(AtomicBool::new(false));
@@ -55,7 +60,7 @@ impl Bare {
         let serving = std::thread::spawn(move || {
             let thread = rustix::thread::gettid().as_raw_nonzero().get();
             tell.send(thread.unsigned_abs()).expect("somebody waits for it");
-            serve(&listener, keep, &stopped).expect("serve");
+            serve(&listener, &stopped).expect("serve");
         });
         let thread = told.recv().expect("the thread begins");
         Self { addr, thread, stop, serving: Some(serving) }

@@ -1,15 +1,20 @@
-//! What a bare loop in a node's place reaches, beside the same others: about what is left when a server costs nothing.
+//! What a bare loop in the place of a node, a coordinator or a replicator reaches, beside the same others: about what is left when that
+//! costs nothing.
+
+use std::time::Instant;
 
 use super::{
     CONNECTIONS, Scale,
     bare::{Bare, Keep},
-    get, kib,
+    coordinator, cpu, get, kib,
     line::Line,
-    load::Load,
-    put,
+    load::{Answered, Load},
+    put, relay, replicator,
     sheet::Sheet,
-    turns::Round,
+    turns::{Round, Turns, settle},
+    wire::Wire,
 };
+use crate::support::{cluster::Cluster, redis::Redis, shard_server::ShardServer};
 
 pub fn measure(scale: &Scale, sheet: &mut Sheet) {
     let nginx = get::Static::start();
@@ -22,6 +27,11 @@ pub fn measure(scale: &Scale, sheet: &mut Sheet) {
     for (size, _) in put::SIZES {
         durable(scale, size, sheet);
     }
+    let cluster = coordinator::without_replicator();
+    for (size, _) in coordinator::SIZES {
+        uploads(scale, &cluster, size, sheet);
+    }
+    copies(scale, &cluster, sheet);
 }
 
 fn reads(scale: &Scale, size: usize, nginx: &get::Static, sheet: &mut Sheet) {
@@ -47,4 +57,68 @@ fn durable(scale: &Scale, size: usize, sheet: &mut Sheet) {
     let turns = put::beside_the_disk(scale, size, || bare.round(load));
     let what = format!("PUT of {} to a bare loop, durable / fdatasync per {CONNECTIONS}", kib(size));
     sheet.add(Line::ratio(what, "a second", &turns, Round::per_second));
+}
+
+fn uploads(scale: &Scale, cluster: &Cluster, size: usize, sheet: &mut Sheet) {
+    let nodes: Vec<String> = cluster.servers.iter().map(ShardServer::addr).collect();
+    let redis = redis(cluster);
+    let bare = Bare::of(move |listener, stop| relay::uploads(listener, stop, &nodes, &redis));
+    let [closed, open] = coordinator::beside_a_node(scale, cluster, size, |load| {
+        let mut own = 0.0;
+        let mut round = Round::of(&coordinator::behind(cluster), || {
+            let round = bare.round(|| load(bare.addr()));
+            own = round.cpu_seconds;
+            round.answered
+        });
+        round.cpu_seconds += own;
+        round
+    });
+    let what = format!("PUT of {} through a bare relay / to a node", kib(size));
+    sheet.add(Line::ratio(what.clone(), "a second", &closed, Round::per_second));
+    sheet.add(Line::ratio(what, "per CPU s", &closed, Round::per_cpu_second));
+    let added = |of| format!("added by a bare relay to a PUT of {}, {of}", kib(size));
+    sheet.add(Line::difference(added("p50"), "ms", &open, |round| round.answered.p50_ms));
+    sheet.add(Line::difference(added("p99"), "ms", &open, |round| round.answered.p99_ms));
+}
+
+fn copies(scale: &Scale, cluster: &Cluster, sheet: &mut Sheet) {
+    let [from, to] = [0, 1].map(|at| cluster.servers[at].addr());
+    let mut turns = Turns::default();
+    for round in 0..scale.rounds {
+        let targets: Vec<String> = (0..scale.backlog).map(|at| format!("/bare/{round}/{at}")).collect();
+        upload(&from, &targets);
+        settle();
+        let before = cpu::own();
+        let mut ours = Round::of(&coordinator::behind(cluster), || {
+            let started = Instant::now();
+            relay::copies(&from, &to, &redis(cluster), &targets, replicator::CONNECTIONS).expect("copy");
+            let per_second = scale.backlog as f64 / started.elapsed().as_secs_f64();
+            Answered { requests: scale.backlog, per_second, ..Answered::default() }
+        });
+        ours.cpu_seconds += cpu::own() - before;
+        turns.ours.push(ours);
+        settle();
+        turns.peer.push(replicator::straight(scale, cluster));
+    }
+    let what = "copies of 16 KiB that a bare relay makes / PUT to a node".to_owned();
+    sheet.add(Line::ratio(what.clone(), "a second", &turns, Round::per_second));
+    sheet.add(Line::ratio(what, "per CPU s", &turns, Round::per_cpu_second));
+}
+
+/// Uploads blobs of 16 KiB, for others to copy.
+fn upload(node: &str, targets: &[String]) {
+    std::thread::scope(|scope| {
+        for part in targets.chunks(targets.len().div_ceil(CONNECTIONS as usize)) {
+            scope.spawn(move || {
+                let mut wire = Wire::connect(node);
+                for target in part {
+                    assert_eq!(wire.ask("PUT", target, "", &[7; replicator::SIZE]), 201);
+                }
+            });
+        }
+    });
+}
+
+fn redis(cluster: &Cluster) -> Vec<String> {
+    cluster.redis.iter().map(Redis::addr).collect()
 }

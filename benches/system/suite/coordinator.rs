@@ -2,9 +2,11 @@
 //! to the node; and beside what the original's coordinator does without syncing anything.
 
 use super::{
-    Scale, kib,
+    Scale,
+    figures::Figures,
+    kib,
     line::{Line, Target},
-    load::Load,
+    load::{Answered, Load},
     sheet::Sheet,
     turns::{Round, Turns},
 };
@@ -17,7 +19,7 @@ use crate::support::{
 /// Sizes, and how many uploads a second the original's coordinator takes from 64 connections: measured on a machine of 2 cores
 /// that it shared with the load, in November 2026, the median of three. It keeps each upload in a temporary file
 /// and syncs nothing.
-const SIZES: [(usize, f64); 2] = [(1 << 10, 1395.0), (16 << 10, 1149.0)];
+pub const SIZES: [(usize, f64); 2] = [(1 << 10, 1395.0), (16 << 10, 1149.0)];
 
 /// How many times the original's uploads are wanted.
 const OF_THE_ORIGINAL: Target = Target::AtLeast(10.0);
@@ -30,21 +32,20 @@ const ADDED_P50: Target = Target::AtMost(1.0);
 const ADDED_P99: Target = Target::AtMost(3.0);
 
 pub fn measure(scale: &Scale, sheet: &mut Sheet) {
-    // Tasks pile up, since nobody does them; that would change how they are kept.
-    let cluster = ClusterBuilder::new().usual_times().env("BACKPACK_COORDINATOR_MAX_BACKLOG", "100000000");
-    let cluster = cluster.shard(&[Kind::Node; 2]).replicators(0).start();
+    let cluster = without_replicator();
     for (size, original) in SIZES {
-        let closed = take_turns(scale, &cluster, size, None);
+        let put = |load: &dyn Fn(&str) -> Answered| {
+            Round::of(&behind(&cluster), || load(cluster.coordinators[0].addr()))
+        };
+        let [closed, open] = beside_a_node(scale, &cluster, size, put);
         let what = format!("PUT of {} through a coordinator / to a node", kib(size));
         let line = Line::ratio(what.clone(), "a second", &closed, Round::per_second);
-        let half = (line.ours.median() / 2.0).max(1.0);
         sheet.add(line.target(OF_A_NODE));
         sheet.add(Line::ratio(what, "per CPU s", &closed, Round::per_cpu_second));
         let what = format!("PUT of {} through a coordinator / the original's", kib(size));
         let line = Line::by_constant(what, "a second", &closed.ours, Round::per_second, original);
         sheet.add(line.target(OF_THE_ORIGINAL));
 
-        let open = take_turns(scale, &cluster, size, Some(half));
         let added = |of| format!("added by a coordinator to a PUT of {}, {of}", kib(size));
         let line = Line::difference(added("p50"), "ms", &open, |round| round.answered.p50_ms);
         sheet.add(line.target(ADDED_P50));
@@ -53,20 +54,30 @@ pub fn measure(scale: &Scale, sheet: &mut Sheet) {
     }
 }
 
-/// Uploads as fast as they go, or so many a second.
-fn take_turns(scale: &Scale, cluster: &Cluster, size: usize, rate: Option<f64>) -> Turns {
-    let put = |addr: &str| {
-        let load = Load::put(scale, addr, size);
-        match rate {
-            None => load.run(),
-            Some(rate) => load.with("--rate", rate).run(),
-        }
+/// A coordinator, two Redis servers and two nodes.
+pub fn without_replicator() -> Cluster {
+    // Tasks pile up, since nobody does them; that would change how they are kept.
+    let cluster = ClusterBuilder::new().usual_times().env("BACKPACK_COORDINATOR_MAX_BACKLOG", "100000000");
+    cluster.shard(&[Kind::Node; 2]).replicators(0).start()
+}
+
+/// Turns of uploads in some way, and straight to a node: as fast as they go, and half as many of both as went that way.
+pub fn beside_a_node(
+    scale: &Scale,
+    cluster: &Cluster,
+    size: usize,
+    ours: impl Fn(&dyn Fn(&str) -> Answered) -> Round,
+) -> [Turns; 2] {
+    let take = |load: &dyn Fn(&str) -> Answered| {
+        let node = || Round::of(&cluster.nodes()[..1], || load(&cluster.servers[0].addr()));
+        Turns::take(scale, || ours(load), node)
     };
-    Turns::take(
-        scale,
-        || Round::of(&behind(cluster), || put(cluster.coordinators[0].addr())),
-        || Round::of(&cluster.nodes()[..1], || put(&cluster.servers[0].addr())),
-    )
+    let load = |addr: &str| Load::put(scale, addr, size);
+    let closed = take(&|addr| load(addr).run());
+    let speed: Figures = closed.ours.iter().map(Round::per_second).collect();
+    let half = (speed.median() / 2.0).max(1.0);
+    let open = take(&|addr| load(addr).with("--rate", half).run());
+    [closed, open]
 }
 
 /// A coordinator, and whatever works for it.

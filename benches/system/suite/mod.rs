@@ -2,7 +2,7 @@
 //!
 //! - one file for each part: [`get`], [`put`], [`front`], [`coordinator`], [`replicator`], [`large`],
 //!   [`memory`]; [`growth`]: what changes as a cluster grows; [`steady`]: whether anything grows that should not; [`bounds`]: what
-//!   a [`bare`] server reaches
+//!   a [`bare`] server and a bare [`relay`] reach
 //! - [`load`]: requests, made by `backpack-admin bench`; [`wire`]: others, by hand; [`servers`]: what they go to; [`cpu`]: what that
 //!   costs there; [`raw`]: the disk by itself
 //! - [`turns`]: both sides one after the other, round by round; [`figures`] -> [`line`] -> [`sheet`]: the table
@@ -24,6 +24,7 @@ mod load;
 mod memory;
 mod put;
 mod raw;
+mod relay;
 mod replicator;
 mod servers;
 mod sheet;

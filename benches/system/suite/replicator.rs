@@ -18,10 +18,10 @@ use crate::support::{
     shard_server::Kind,
 };
 
-const SIZE: usize = 16 << 10;
+pub const SIZE: usize = 16 << 10;
 
 /// As many copies as a replicator makes at the same time.
-const CONNECTIONS: usize = backpack::replicator::DEFAULT_CONCURRENCY;
+pub const CONNECTIONS: usize = backpack::replicator::DEFAULT_CONCURRENCY;
 
 /// Part of a node's own speed that is wanted.
 const OF_A_NODE: Target = Target::AtLeast(0.7);
@@ -35,14 +35,12 @@ const FILLED_WITHIN: Duration = Duration::from_secs(600);
 pub fn measure(scale: &Scale, sheet: &mut Sheet) {
     let cluster = ClusterBuilder::new().usual_times().shard(&[Kind::Node; 2]).replicators(0);
     let mut cluster = cluster.start();
-    let node = cluster.servers[0].addr();
     let mut ours = Vec::new();
     let mut peer = Vec::new();
     for _ in 0..scale.rounds {
         ours.push(drained(scale, &mut cluster));
         settle();
-        let load = Load::put(scale, &node, SIZE).with("--concurrency", CONNECTIONS);
-        peer.push(Round::of(&cluster.nodes()[..1], || load.run()));
+        peer.push(straight(scale, &cluster));
     }
     let turns = Turns { ours, peer };
     let what = "copies of 16 KiB that a replicator makes / PUT to a node".to_owned();
@@ -53,6 +51,12 @@ pub fn measure(scale: &Scale, sheet: &mut Sheet) {
     let rate: Figures = rounds.iter().map(Round::per_second).collect();
     let what = format!("p99 from upload to copy, at {rate} uploads a second");
     sheet.add(Line::alone(what, "ms", &rounds, |round| round.answered.p99_ms).target(LAG));
+}
+
+/// Uploads straight to a node, as many at once as a replicator makes copies.
+pub fn straight(scale: &Scale, cluster: &Cluster) -> Round {
+    let load = Load::put(scale, &cluster.servers[0].addr(), SIZE).with("--concurrency", CONNECTIONS);
+    Round::of(&cluster.nodes()[..1], || load.run())
 }
 
 /// Uploads that nobody copies, then a replicator that does, from when it is ready.
