@@ -11,7 +11,7 @@ use super::{
     load::{Answered, Load},
     put, relay, replicator,
     sheet::Sheet,
-    turns::{Round, Turns, settle},
+    turns::{Round, Turns, clear, settle},
     wire::Wire,
 };
 use crate::support::{cluster::Cluster, redis::Redis, shard_server::ShardServer};
@@ -86,6 +86,7 @@ fn copies(scale: &Scale, cluster: &Cluster, sheet: &mut Sheet) {
     let mut turns = Turns::default();
     for round in 0..scale.rounds {
         let targets: Vec<String> = (0..scale.backlog).map(|at| format!("/bare/{round}/{at}")).collect();
+        clear();
         upload(&from, &targets);
         settle();
         let before = cpu::own();
@@ -97,7 +98,7 @@ fn copies(scale: &Scale, cluster: &Cluster, sheet: &mut Sheet) {
         });
         ours.cpu_seconds += cpu::own() - before;
         turns.ours.push(ours);
-        settle();
+        clear();
         turns.peer.push(replicator::straight(scale, cluster));
     }
     let what = "copies of 16 KiB that a bare relay makes / PUT to a node".to_owned();

@@ -10,7 +10,7 @@ use super::{
     line::{Line, Target},
     load::{Answered, Load},
     sheet::Sheet,
-    turns::{Round, Turns, settle},
+    turns::{Round, Turns, clear, settle},
 };
 use crate::support::{
     cluster::{Cluster, ClusterBuilder},
@@ -38,8 +38,9 @@ pub fn measure(scale: &Scale, sheet: &mut Sheet) {
     let mut ours = Vec::new();
     let mut peer = Vec::new();
     for _ in 0..scale.rounds {
+        clear();
         ours.push(drained(scale, &mut cluster));
-        settle();
+        clear();
         peer.push(straight(scale, &cluster));
     }
     let turns = Turns { ours, peer };

@@ -1,6 +1,8 @@
 //! Both sides of a comparison, one after the other, round by round: what else the machine does meets both of them.
 
-use std::fs::File;
+use std::{fs::File, path::Path};
+
+use rustix::fs::Advice;
 
 use super::{Scale, cpu, load::Answered};
 use crate::support::process::Process;
@@ -55,14 +57,38 @@ impl Turns {
     }
 }
 
-/// A turn that begins with an idle disk: what one side did not wait for would be written in the other's turn.
 fn settled(turn: &mut impl FnMut() -> Round) -> Round {
-    settle();
+    clear();
     turn()
 }
 
-/// Waits until the disk that everything is on has what was written.
+/// Waits until the disk that everything is on has what was written: what one side did not wait for would be written in the other's
+/// turn.
 pub fn settle() {
     let disk = File::open(tempfile::env::temp_dir()).expect("open the temporary folder");
     rustix::fs::syncfs(disk).expect("sync a disk");
+}
+
+/// Settles, and has the kernel forget what was written. Otherwise what is written next needs memory that was not used yet: where a host
+/// lends it page by page, that takes ten times as long as memory which is used again, and from some gigabytes on whoever
+/// writes is slow.
+pub fn clear() {
+    settle();
+    forget(&tempfile::env::temp_dir());
+}
+
+/// Drops what the page cache has of the files in a folder and in those below it. What is gone meanwhile needs no dropping.
+fn forget(folder: &Path) {
+    for entry in folder.read_dir().into_iter().flatten().flatten() {
+        let path = entry.path();
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => forget(&path),
+            Ok(kind) if kind.is_file() => {
+                if let Ok(file) = File::open(&path) {
+                    rustix::fs::fadvise(file, 0, None, Advice::DontNeed).expect("drop a file's pages");
+                }
+            }
+            _ => {}
+        }
+    }
 }
