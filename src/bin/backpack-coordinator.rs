@@ -7,7 +7,11 @@ use backpack::{
     client::Servers,
     cluster::{self, StoreArgs, view::View},
     coordinator::{self, Config, Deps, Statsd},
-    daemon::{Shutdown, VersionClock, program, shutdown::DEFAULT_DRAIN},
+    daemon::{
+        Shutdown, VersionClock,
+        program::{self, Processors},
+        shutdown::DEFAULT_DRAIN,
+    },
     http::listen,
     queue::{FollowQueue, MeteredQueue, QueueArgs},
     telemetry::log::LogArgs,
@@ -44,7 +48,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    program::run(&args.log.clone(), None, run(args))
+    program::run(&args.log.clone(), Processors::default(), run(args))
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {

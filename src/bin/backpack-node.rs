@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use backpack::{
-    daemon::{Shutdown, program},
+    daemon::{
+        Shutdown,
+        program::{self, Processors},
+    },
     node,
     telemetry::log::LogArgs,
 };
@@ -32,7 +35,8 @@ struct Program {
 
 fn main() -> ExitCode {
     let args = Program::parse();
-    program::run(&args.log, Some(args.node.config.threads()), run(args.node))
+    let threads = Some(args.node.config.threads());
+    program::run(&args.log, Processors { threads, lets_others_finish: true }, run(args.node))
 }
 
 async fn run(args: node::Args) -> anyhow::Result<()> {

@@ -6,7 +6,11 @@ use anyhow::Context;
 use backpack::{
     client::Servers,
     cluster::{self, StoreArgs, View},
-    daemon::{Shutdown, program, shutdown::DEFAULT_DRAIN},
+    daemon::{
+        Shutdown,
+        program::{self, Processors},
+        shutdown::DEFAULT_DRAIN,
+    },
     http::listen,
     queue::{FollowQueue, MeteredQueue, QueueArgs, QueueOptions},
     replicator::{self, Config, Deps, Settings},
@@ -67,7 +71,7 @@ fn main() -> ExitCode {
     let settings = args.config.check().unwrap_or_else(|complaints| {
         Args::command().error(ErrorKind::ValueValidation, complaints.join("\n")).exit()
     });
-    program::run(&args.log.clone(), None, run(args, settings))
+    program::run(&args.log.clone(), Processors::default(), run(args, settings))
 }
 
 async fn run(args: Args, settings: Settings) -> anyhow::Result<()> {

@@ -3,7 +3,11 @@
 use std::process::ExitCode;
 
 use backpack::{
-    daemon::{Shutdown, program, shutdown::DEFAULT_DRAIN},
+    daemon::{
+        Shutdown,
+        program::{self, Processors},
+        shutdown::DEFAULT_DRAIN,
+    },
     standalone::{self, Config},
     telemetry::log::LogArgs,
 };
@@ -26,7 +30,7 @@ fn main() -> ExitCode {
     // Whoever starts this wants to see what to try, not each part's start: only warnings, unless asked.
     let command = Args::command().mut_arg("log", |log| log.default_value("warn"));
     let args = Args::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
-    program::run(&args.log, None, async move {
+    program::run(&args.log, Processors::default(), async move {
         let shutdown = Shutdown::on_signal(DEFAULT_DRAIN)?;
         standalone::run(args.config, shutdown).await
     })

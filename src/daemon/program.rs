@@ -1,16 +1,28 @@
 //! The body of every program's `main`: logging, metrics, the runtime, the exit code.
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::telemetry::{self, log::LogArgs};
 
+/// How a program uses the processors.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Processors {
+    /// So many threads do its work; `None`: one for each core.
+    pub threads: Option<usize>,
+    /// What comes for it does not interrupt others that are at work: `SCHED_BATCH` of sched(7), unless whoever started it chose
+    /// something else than the usual. It waits no longer than the others' turns, and not at all where a processor is idle. So
+    /// more comes at once, and of what comes at once the parts share their way: a sync, a wait for the network
+    /// (docs/decisions/0024).
+    pub lets_others_finish: bool,
+}
+
 /// Runs a program to its end. Exit code 0, or 1 with the error's whole chain on standard error; misuse (exit code 2)
-/// is what the argument parser answers before this. `threads` do its work; `None`: one for each core.
+/// is what the argument parser answers before this.
 pub fn run(
     log: &LogArgs,
-    threads: Option<usize>,
+    processors: Processors,
     body: impl Future<Output = anyhow::Result<()>>,
 ) -> ExitCode {
     if let Err(error) = telemetry::log::init(log) {
@@ -21,8 +33,11 @@ pub fn run(
     make_room_for_open_files();
     keep_to_small_pages();
     super::install_tls_provider();
+    if processors.lets_others_finish {
+        let_others_finish();
+    }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = threads {
+    if let Some(threads) = processors.threads {
         runtime.worker_threads(threads);
     }
     let runtime = match runtime.enable_all().build() {
@@ -52,6 +67,18 @@ pub fn run(
 fn keep_to_small_pages() {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::debug!("keep to pages of 4 KiB: {error}");
+    }
+}
+
+/// Has the calling thread, and those that it begins, not interrupt others.
+fn let_others_finish() {
+    #[expect(unsafe_code, reason = "all zeros are parameters, and the kernel only reads them")]
+    let is_set = unsafe {
+        let usual = libc::sched_getscheduler(0) == libc::SCHED_OTHER;
+        !usual || libc::sched_setscheduler(0, libc::SCHED_BATCH, &std::mem::zeroed()) == 0
+    };
+    if !is_set {
+        tracing::debug!("let others finish: {}", io::Error::last_os_error());
     }
 }
 

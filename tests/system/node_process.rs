@@ -2,6 +2,7 @@
 //! is in flight, misuse is told apart from failure.
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Write},
     net::TcpStream,
     os::unix::fs::FileExt,
@@ -391,4 +392,26 @@ fn what_is_read_again_and_again_is_answered_as_the_first_time() {
     wait_until("reads were hot", START_WITHIN, || {
         reads("hot") >= 9.0 || reads("memory") == 0.0 && reads("disk") >= 15.0
     });
+}
+
+/// The scheduling policies of a program's threads: field 41 of proc_pid_stat(5).
+fn policies(node: &Daemon) -> BTreeSet<i32> {
+    let threads = Path::new("/proc").join(node.id().to_string()).join("task").read_dir().unwrap();
+    let policy = |stat: &str| stat.rsplit_once(')')?.1.split_whitespace().nth(38)?.parse().ok();
+    // One that has ended meanwhile has none.
+    let policy = |path: &Path| policy(&std::fs::read_to_string(path.join("stat")).ok()?);
+    threads.filter_map(|thread| policy(&thread.unwrap().path())).collect()
+}
+
+#[test]
+fn it_lets_others_finish_unless_an_operator_chose_a_policy() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, _) = start(dir.path(), free_port());
+    assert_eq!(policies(&node), BTreeSet::from([libc::SCHED_BATCH]));
+
+    let (dir, port) = (tempfile::tempdir().unwrap(), free_port().to_string());
+    let node =
+        Daemon::start("chrt", ["--idle", "0", PROGRAM, dir.path().to_str().unwrap(), "127.0.0.1", &port]);
+    node.wait_ready(&format!("127.0.0.1:{port}"));
+    assert_eq!(policies(&node), BTreeSet::from([libc::SCHED_IDLE]));
 }
