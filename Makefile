@@ -53,7 +53,7 @@ chaos:
 	TMPDIR=$$(scripts/test-folder) cargo test --locked --test chaos -- --ignored --nocapture --test-threads=1
 
 # `make bench PARTS="get put"` measures these; `make bench PARTS=--quick` only shows that it runs. Measured only when they are named:
-# `PARTS=bounds`, what a bare server reaches here, some five minutes; `PARTS="blobs map steady"`, what changes with growth and whether
+# `PARTS=bounds`, what bare loops in our place reach here, some seven minutes; `PARTS="blobs map steady"`, what changes with growth and whether
 # anything grows in ten minutes, half an hour.
 bench:
 	@$(MAKE) --no-print-directory setup

@@ -12,9 +12,11 @@ use std::{path::Path, process::ExitCode};
 fn main() -> ExitCode {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     std::fs::create_dir_all(folder).expect("make a folder in the build's target folder");
-    tempfile::env::override_temp_dir(folder).expect("nobody has asked for a temporary folder yet");
+    // What an earlier run left behind is in another one.
+    let folder = tempfile::tempdir_in(folder).expect("make a folder for this run");
+    tempfile::env::override_temp_dir(folder.path()).expect("nobody has asked for a temporary folder yet");
     // This is cargo's, for every bench.
-    match suite::run(std::env::args().skip(1).filter(|arg| arg != "--bench")) {
+    match suite::run(std::env::args().skip(1).filter(|arg| arg != "--bench"), folder.path()) {
         Ok(_) => ExitCode::SUCCESS,
         Err(complaint) => {
             eprintln!("{complaint}");

@@ -11,9 +11,8 @@ use crate::telemetry::{self, log::LogArgs};
 pub struct Processors {
     /// So many threads do its work; `None`: one for each core.
     pub threads: Option<usize>,
-    /// What comes for it does not interrupt others that are at work: `SCHED_BATCH` of sched(7), unless whoever started it chose
-    /// something else than the usual. It waits no longer than the others' turns, and not at all where a processor is idle. So
-    /// more comes at once, and of what comes at once the parts share their way: a sync, a wait for the network
+    /// What comes for it does not interrupt others that are at work: `SCHED_BATCH` of sched(7), unless it was started with something
+    /// else than the usual. It waits for the others' turns at most, and not at all where a processor is idle
     /// (docs/decisions/0024).
     pub lets_others_finish: bool,
 }
@@ -73,11 +72,13 @@ fn keep_to_small_pages() {
 /// Has the calling thread, and those that it begins, not interrupt others.
 fn let_others_finish() {
     #[expect(unsafe_code, reason = "all zeros are parameters, and the kernel only reads them")]
-    let is_set = unsafe {
-        let usual = libc::sched_getscheduler(0) == libc::SCHED_OTHER;
-        !usual || libc::sched_setscheduler(0, libc::SCHED_BATCH, &std::mem::zeroed()) == 0
+    let answered = unsafe {
+        match libc::sched_getscheduler(0) {
+            libc::SCHED_OTHER => libc::sched_setscheduler(0, libc::SCHED_BATCH, &std::mem::zeroed()),
+            chosen_or_failed => chosen_or_failed,
+        }
     };
-    if !is_set {
+    if answered < 0 {
         tracing::debug!("let others finish: {}", io::Error::last_os_error());
     }
 }

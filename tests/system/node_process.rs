@@ -405,13 +405,12 @@ fn policies(node: &Daemon) -> BTreeSet<i32> {
 
 #[test]
 fn it_lets_others_finish_unless_an_operator_chose_a_policy() {
-    let dir = tempfile::tempdir().unwrap();
-    let (node, _) = start(dir.path(), free_port());
-    assert_eq!(policies(&node), BTreeSet::from([libc::SCHED_BATCH]));
-
-    let (dir, port) = (tempfile::tempdir().unwrap(), free_port().to_string());
-    let node =
-        Daemon::start("chrt", ["--idle", "0", PROGRAM, dir.path().to_str().unwrap(), "127.0.0.1", &port]);
-    node.wait_ready(&format!("127.0.0.1:{port}"));
-    assert_eq!(policies(&node), BTreeSet::from([libc::SCHED_IDLE]));
+    // With a flag the usual policy is a choice, too.
+    for (policy, expected) in [("--other", libc::SCHED_BATCH), ("--reset-on-fork", libc::SCHED_OTHER)] {
+        let (dir, port) = (tempfile::tempdir().unwrap(), free_port().to_string());
+        let dir = dir.path().to_str().unwrap();
+        let node = Daemon::start("chrt", [policy, "--other", "0", PROGRAM, dir, "127.0.0.1", &port]);
+        node.wait_ready(&format!("127.0.0.1:{port}"));
+        assert_eq!(policies(&node), BTreeSet::from([expected]), "{policy}");
+    }
 }

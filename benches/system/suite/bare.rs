@@ -21,6 +21,7 @@ use rustix::{
     fd::OwnedFd,
     io::Errno,
 };
+use tempfile::NamedTempFile;
 
 use super::{cpu, load::Answered, turns::Round};
 
@@ -127,7 +128,9 @@ enum Came {
 fn serve(listener: &TcpListener, keep: Keep, stop: &AtomicBool) -> io::Result<()> {
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
-    let mut file = tempfile::tempfile()?;
+    // With a name, so that what is in memory of it can be dropped between turns.
+    let mut file = NamedTempFile::new()?;
+    let file = file.as_file_mut();
     let (mut connections, mut bodies, mut next) =
         (Vec::<Option<Connection>>::new(), Vec::<Rc<[u8]>>::new(), 0);
     let (mut events, mut uploads) = (Vec::with_capacity(EVENTS), Vec::new());
@@ -183,7 +186,7 @@ fn serve(listener: &TcpListener, keep: Keep, stop: &AtomicBool) -> io::Result<()
         if let Keep::OnDisk { synced } = keep
             && !uploads.is_empty()
         {
-            append(&mut file, synced, &connections, &uploads)?;
+            append(file, synced, &connections, &uploads)?;
             for (number, ..) in uploads.drain(..) {
                 let connection = connections[number].as_mut().expect("it waits for its answer");
                 connection.stored();

@@ -76,29 +76,34 @@ fn uploads(scale: &Scale, cluster: &Cluster, size: usize, sheet: &mut Sheet) {
     let what = format!("PUT of {} through a bare relay / to a node", kib(size));
     sheet.add(Line::ratio(what.clone(), "a second", &closed, Round::per_second));
     sheet.add(Line::ratio(what, "per CPU s", &closed, Round::per_cpu_second));
-    let added = |of| format!("added by a bare relay to a PUT of {}, {of}", kib(size));
+    let rate = coordinator::rate(&open);
+    let added = |of| format!("added by a bare relay to a PUT of {}, {rate} a second, {of}", kib(size));
     sheet.add(Line::difference(added("p50"), "ms", &open, |round| round.answered.p50_ms));
     sheet.add(Line::difference(added("p99"), "ms", &open, |round| round.answered.p99_ms));
 }
 
 fn copies(scale: &Scale, cluster: &Cluster, sheet: &mut Sheet) {
-    let [from, to] = [0, 1].map(|at| cluster.servers[at].addr());
+    let nodes = [0, 1].map(|at| cluster.servers[at].addr());
     let mut turns = Turns::default();
     for round in 0..scale.rounds {
-        let targets: Vec<String> = (0..scale.backlog).map(|at| format!("/bare/{round}/{at}")).collect();
-        clear();
-        upload(&from, &targets);
+        // Half of them on each node.
+        let targets = [0, 1].map(|node| -> Vec<String> {
+            (0..scale.backlog / 2).map(|at| format!("/bare/{round}/{node}/{at}")).collect()
+        });
+        let count = targets.iter().map(Vec::len).sum::<usize>() as u64;
+        clear(scale);
+        nodes.iter().zip(&targets).for_each(|(node, targets)| upload(node, targets));
         settle();
         let before = cpu::own();
         let mut ours = Round::of(&coordinator::behind(cluster), || {
             let started = Instant::now();
-            relay::copies(&from, &to, &redis(cluster), &targets, replicator::CONNECTIONS).expect("copy");
-            let per_second = scale.backlog as f64 / started.elapsed().as_secs_f64();
-            Answered { requests: scale.backlog, per_second, ..Answered::default() }
+            relay::copies(&nodes, &redis(cluster), &targets, replicator::CONNECTIONS).expect("copy");
+            let per_second = count as f64 / started.elapsed().as_secs_f64();
+            Answered { requests: count, per_second, ..Answered::default() }
         });
         ours.cpu_seconds += cpu::own() - before;
         turns.ours.push(ours);
-        clear();
+        clear(scale);
         turns.peer.push(replicator::straight(scale, cluster));
     }
     let what = "copies of 16 KiB that a bare relay makes / PUT to a node".to_owned();

@@ -46,7 +46,8 @@ pub fn measure(scale: &Scale, sheet: &mut Sheet) {
         let line = Line::by_constant(what, "a second", &closed.ours, Round::per_second, original);
         sheet.add(line.target(OF_THE_ORIGINAL));
 
-        let added = |of| format!("added by a coordinator to a PUT of {}, {of}", kib(size));
+        let rate = rate(&open);
+        let added = |of| format!("added by a coordinator to a PUT of {}, {rate} a second, {of}", kib(size));
         let line = Line::difference(added("p50"), "ms", &open, |round| round.answered.p50_ms);
         sheet.add(line.target(ADDED_P50));
         let line = Line::difference(added("p99"), "ms", &open, |round| round.answered.p99_ms);
@@ -74,10 +75,14 @@ pub fn beside_a_node(
     };
     let load = |addr: &str| Load::put(scale, addr, size);
     let closed = take(&|addr| load(addr).run());
-    let speed: Figures = closed.ours.iter().map(Round::per_second).collect();
-    let half = (speed.median() / 2.0).max(1.0);
+    let half = (rate(&closed).median() / 2.0).max(1.0);
     let open = take(&|addr| load(addr).with("--rate", half).run());
     [closed, open]
+}
+
+/// Uploads a second that went our way.
+pub fn rate(turns: &Turns) -> Figures {
+    turns.ours.iter().map(Round::per_second).collect()
 }
 
 /// A coordinator, and whatever works for it.

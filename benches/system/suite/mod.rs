@@ -32,7 +32,10 @@ mod steady;
 mod turns;
 mod wire;
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use line::Line;
 use sheet::Sheet;
@@ -62,6 +65,8 @@ const CONNECTIONS: u32 = 64;
 
 /// How much is done.
 pub struct Scale {
+    /// Where all files are. What the page cache has of them is dropped before each turn, so nobody else's are there.
+    files: Option<PathBuf>,
     rounds: usize,
     /// Of one side's turn, at most.
     each: Duration,
@@ -96,6 +101,7 @@ pub struct Scale {
 
 /// What figures come from. The rounds of a replicator have 100,000 copies in all.
 const FULL: Scale = Scale {
+    files: None,
     rounds: 5,
     each: Duration::from_secs(2),
     requests: 1_000_000,
@@ -117,6 +123,7 @@ const FULL: Scale = Scale {
 
 /// Shows that it runs.
 const QUICK: Scale = Scale {
+    files: None,
     rounds: 1,
     each: Duration::from_secs(1),
     requests: 20,
@@ -136,7 +143,8 @@ const QUICK: Scale = Scale {
 };
 
 /// Measures the parts that are named, or all but the long ones if there are none, and prints the table. Fails if it is asked for something else.
-pub fn run(args: impl Iterator<Item = String>) -> Result<Vec<Line>, String> {
+/// `files`: where all temporary files are, and nobody else's.
+pub fn run(args: impl Iterator<Item = String>, files: &Path) -> Result<Vec<Line>, String> {
     let (flags, names): (Vec<String>, Vec<String>) = args.partition(|arg| arg.starts_with('-'));
     let known: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
     let unknown = flags.iter().find(|flag| *flag != "--quick");
@@ -144,7 +152,7 @@ pub fn run(args: impl Iterator<Item = String>) -> Result<Vec<Line>, String> {
         return Err(format!("{unknown}? It takes --quick, and of these parts: {}", known.join(", ")));
     }
     let quick = !flags.is_empty();
-    let scale = if quick { QUICK } else { FULL };
+    let scale = Scale { files: Some(files.to_owned()), ..if quick { QUICK } else { FULL } };
     let mut sheet = Sheet::begin();
     let unnamed = |part: &str| names.is_empty() && (quick || !LONG.contains(&part));
     let chosen = |part: &str| unnamed(part) || names.iter().any(|name| name == part);

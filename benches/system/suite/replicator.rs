@@ -38,9 +38,9 @@ pub fn measure(scale: &Scale, sheet: &mut Sheet) {
     let mut ours = Vec::new();
     let mut peer = Vec::new();
     for _ in 0..scale.rounds {
-        clear();
+        clear(scale);
         ours.push(drained(scale, &mut cluster));
-        clear();
+        clear(scale);
         peer.push(straight(scale, &cluster));
     }
     let turns = Turns { ours, peer };

@@ -50,16 +50,13 @@ impl Turns {
     pub fn take(scale: &Scale, mut ours: impl FnMut() -> Round, mut peer: impl FnMut() -> Round) -> Self {
         let mut turns = Self::default();
         for _ in 0..scale.rounds {
-            turns.ours.push(settled(&mut ours));
-            turns.peer.push(settled(&mut peer));
+            clear(scale);
+            turns.ours.push(ours());
+            clear(scale);
+            turns.peer.push(peer());
         }
         turns
     }
-}
-
-fn settled(turn: &mut impl FnMut() -> Round) -> Round {
-    clear();
-    turn()
 }
 
 /// Waits until the disk that everything is on has what was written: what one side did not wait for would be written in the other's
@@ -72,9 +69,9 @@ pub fn settle() {
 /// Settles, and has the kernel forget what was written. Otherwise what is written next needs memory that was not used yet: where a host
 /// lends it page by page, that takes ten times as long as memory which is used again, and from some gigabytes on whoever
 /// writes is slow.
-pub fn clear() {
+pub fn clear(scale: &Scale) {
     settle();
-    forget(&tempfile::env::temp_dir());
+    scale.files.iter().for_each(|folder| forget(folder));
 }
 
 /// Drops what the page cache has of the files in a folder and in those below it. What is gone meanwhile needs no dropping.

@@ -24,7 +24,7 @@ use super::{
         memory::resident_mib,
         servers::Node,
         sheet::Sheet,
-        turns::{Round, settle},
+        turns::{Round, clear, settle},
         wire::Wire,
     },
     curve, curve_of, number,
@@ -77,7 +77,7 @@ impl Step {
         let bytes_a_blob = (resident_mib(node.process()) - empty_mib) * f64::from(1 << 20) / blobs as f64;
         let rounds = |load: &dyn Fn() -> Load| -> Vec<Round> {
             let round = |_| {
-                settle();
+                clear(scale);
                 Round::of(&[node.process()], || load().run())
             };
             (0..scale.rounds).map(round).collect()

@@ -14,7 +14,7 @@ use super::{
         load::Load,
         memory::resident_mib,
         sheet::Sheet,
-        turns::{Round, settle},
+        turns::{Round, clear},
         wire::Wire,
     },
     curve, curve_of,
@@ -135,7 +135,7 @@ impl Step {
 }
 
 fn put(scale: &Scale, grown: &Grown) -> (Round, Round) {
-    settle();
+    clear(scale);
     let before = cpu::of(&[&grown.cluster.zookeeper]);
     let put = Round::of(&[grown.coordinator()], || Load::put(scale, grown.addr(), SIZE).run());
     let cpu_seconds = cpu::of(&[&grown.cluster.zookeeper]) - before;
@@ -143,7 +143,7 @@ fn put(scale: &Scale, grown: &Grown) -> (Round, Round) {
 }
 
 fn get(scale: &Scale, grown: &Grown) -> Round {
-    settle();
+    clear(scale);
     let load = Load::get(scale, grown.addr(), grown.addr(), SIZE, READ_BLOBS);
     Round::of(&[grown.coordinator()], || load.run())
 }
