@@ -9,7 +9,7 @@ const HEADINGS: [&str; 9] =
     ["COMPARED", "UNIT", "OURS", "PEER", "RATIO OR DIFFERENCE", "CPU S", "PEER'S", "TARGET", "MET"];
 
 /// Of the columns. The first two begin at the left.
-const WIDTHS: [usize; 9] = [58, 9, 9, 9, 24, 7, 7, 9, 4];
+const WIDTHS: [usize; 9] = [64, 9, 9, 9, 24, 7, 7, 9, 4];
 
 /// A table that is being written.
 pub struct Sheet {
