@@ -94,18 +94,19 @@ impl Drop for Bare {
 }
 
 /// Read of a connection at once: a blob of 16 KiB with its head.
-const ROOM_BYTES: usize = 20 << 10;
+pub const ROOM_BYTES: usize = 20 << 10;
 
 /// A file is begun anew after so much: what is not synced would fill the disk.
 const FILE_BYTES: u64 = 4 << 30;
 
 /// Events taken at once.
-const EVENTS: usize = 256;
+pub const EVENTS: usize = 256;
 
 /// Where the listener stands among the connections.
-const LISTENER: u64 = u64::MAX;
+pub const LISTENER: u64 = u64::MAX;
 
-const STORED: &[u8] = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
+/// The answer to an upload.
+pub const STORED: &[u8] = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
 
 struct Connection {
     stream: TcpStream,

@@ -63,7 +63,7 @@ fn uploads(scale: &Scale, cluster: &Cluster, size: usize, sheet: &mut Sheet) {
     let nodes: Vec<String> = cluster.servers.iter().map(ShardServer::addr).collect();
     let redis = redis(cluster);
     let bare = Bare::of(move |listener, stop| relay::uploads(listener, stop, &nodes, &redis));
-    let [closed, open] = coordinator::beside_a_node(scale, cluster, size, |load| {
+    let turns = coordinator::beside_a_node(scale, cluster, size, |load| {
         let mut own = 0.0;
         let mut round = Round::of(&coordinator::behind(cluster), || {
             let round = bare.round(|| load(bare.addr()));
@@ -73,13 +73,7 @@ fn uploads(scale: &Scale, cluster: &Cluster, size: usize, sheet: &mut Sheet) {
         round.cpu_seconds += own;
         round
     });
-    let what = format!("PUT of {} through a bare relay / to a node", kib(size));
-    sheet.add(Line::ratio(what.clone(), "a second", &closed, Round::per_second));
-    sheet.add(Line::ratio(what, "per CPU s", &closed, Round::per_cpu_second));
-    let rate = coordinator::rate(&open);
-    let added = |of| format!("added by a bare relay to a PUT of {}, {rate} a second, {of}", kib(size));
-    sheet.add(Line::difference(added("p50"), "ms", &open, |round| round.answered.p50_ms));
-    sheet.add(Line::difference(added("p99"), "ms", &open, |round| round.answered.p99_ms));
+    coordinator::lines("a bare relay", size, &turns).into_iter().for_each(|line| sheet.add(line));
 }
 
 fn copies(scale: &Scale, cluster: &Cluster, sheet: &mut Sheet) {
@@ -106,9 +100,7 @@ fn copies(scale: &Scale, cluster: &Cluster, sheet: &mut Sheet) {
         clear(scale);
         turns.peer.push(replicator::straight(scale, cluster));
     }
-    let what = "copies of 16 KiB that a bare relay makes / PUT to a node".to_owned();
-    sheet.add(Line::ratio(what.clone(), "a second", &turns, Round::per_second));
-    sheet.add(Line::ratio(what, "per CPU s", &turns, Round::per_cpu_second));
+    replicator::lines("a bare relay", &turns).into_iter().for_each(|line| sheet.add(line));
 }
 
 /// Uploads blobs of 16 KiB, for others to copy.

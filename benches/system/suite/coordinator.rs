@@ -37,21 +37,15 @@ pub fn measure(scale: &Scale, sheet: &mut Sheet) {
         let put = |load: &dyn Fn(&str) -> Answered| {
             Round::of(&behind(&cluster), || load(cluster.coordinators[0].addr()))
         };
-        let [closed, open] = beside_a_node(scale, &cluster, size, put);
-        let what = format!("PUT of {} through a coordinator / to a node", kib(size));
-        let line = Line::ratio(what.clone(), "a second", &closed, Round::per_second);
-        sheet.add(line.target(OF_A_NODE));
-        sheet.add(Line::ratio(what, "per CPU s", &closed, Round::per_cpu_second));
+        let turns = beside_a_node(scale, &cluster, size, put);
+        let [per_second, per_cpu_second, p50, p99] = lines("a coordinator", size, &turns);
+        sheet.add(per_second.target(OF_A_NODE));
+        sheet.add(per_cpu_second);
         let what = format!("PUT of {} through a coordinator / the original's", kib(size));
-        let line = Line::by_constant(what, "a second", &closed.ours, Round::per_second, original);
+        let line = Line::by_constant(what, "a second", &turns[0].ours, Round::per_second, original);
         sheet.add(line.target(OF_THE_ORIGINAL));
-
-        let rate = rate(&open);
-        let added = |of| format!("added by a coordinator to a PUT of {}, {rate} a second, {of}", kib(size));
-        let line = Line::difference(added("p50"), "ms", &open, |round| round.answered.p50_ms);
-        sheet.add(line.target(ADDED_P50));
-        let line = Line::difference(added("p99"), "ms", &open, |round| round.answered.p99_ms);
-        sheet.add(line.target(ADDED_P99));
+        sheet.add(p50.target(ADDED_P50));
+        sheet.add(p99.target(ADDED_P99));
     }
 }
 
@@ -80,8 +74,22 @@ pub fn beside_a_node(
     [closed, open]
 }
 
+/// What these turns say: uploads a second, uploads for a second of processor time, and what is added to half of them and to one in a
+/// hundred.
+pub fn lines(by: &str, size: usize, [closed, open]: &[Turns; 2]) -> [Line; 4] {
+    let what = format!("PUT of {} through {by} / to a node", kib(size));
+    let rate = rate(open);
+    let added = |of| format!("added by {by} to a PUT of {}, {rate} a second, {of}", kib(size));
+    [
+        Line::ratio(what.clone(), "a second", closed, Round::per_second),
+        Line::ratio(what, "per CPU s", closed, Round::per_cpu_second),
+        Line::difference(added("p50"), "ms", open, |round| round.answered.p50_ms),
+        Line::difference(added("p99"), "ms", open, |round| round.answered.p99_ms),
+    ]
+}
+
 /// Uploads a second that went our way.
-pub fn rate(turns: &Turns) -> Figures {
+fn rate(turns: &Turns) -> Figures {
     turns.ours.iter().map(Round::per_second).collect()
 }
 

@@ -20,11 +20,7 @@ use rustix::{
     io::Errno,
 };
 
-/// Read of a connection at once: a blob of 16 KiB with its head.
-const ROOM_BYTES: usize = 20 << 10;
-
-/// Events taken at once.
-const EVENTS: usize = 256;
+use super::bare::{EVENTS, LISTENER, ROOM_BYTES, STORED};
 
 /// About as long as a task is.
 const TASK_BYTES: usize = 256;
@@ -32,11 +28,8 @@ const TASK_BYTES: usize = 256;
 /// Nothing that is waited for takes so long.
 const SILENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 
-const STORED: &[u8] = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
-
 /// Where something comes: of each slot there are two numbers, its source's and its node's; Redis servers begin here.
 const QUEUES: u64 = 1 << 32;
-const LISTENER: u64 = u64::MAX;
 
 /// Takes uploads and passes them on to these nodes by turns, until it is told to stop. One Redis server is told of an upload at once, the
 /// other one when its node has it; it is answered when the node and the first one have: as a coordinator does.

@@ -44,14 +44,23 @@ pub fn measure(scale: &Scale, sheet: &mut Sheet) {
         peer.push(straight(scale, &cluster));
     }
     let turns = Turns { ours, peer };
-    let what = "copies of 16 KiB that a replicator makes / PUT to a node".to_owned();
-    sheet.add(Line::ratio(what.clone(), "a second", &turns, Round::per_second).target(OF_A_NODE));
-    sheet.add(Line::ratio(what, "per CPU s", &turns, Round::per_cpu_second));
+    let [per_second, per_cpu_second] = lines("a replicator", &turns);
+    sheet.add(per_second.target(OF_A_NODE));
+    sheet.add(per_cpu_second);
 
     let rounds: Vec<Round> = (0..scale.rounds).map(|_| lag(scale, &mut cluster)).collect();
     let rate: Figures = rounds.iter().map(Round::per_second).collect();
     let what = format!("p99 from upload to copy, at {rate} uploads a second");
     sheet.add(Line::alone(what, "ms", &rounds, |round| round.answered.p99_ms).target(LAG));
+}
+
+/// What turns of copies and of uploads straight to a node say: how many a second, and for a second of processor time.
+pub fn lines(by: &str, turns: &Turns) -> [Line; 2] {
+    let what = format!("copies of 16 KiB that {by} makes / PUT to a node");
+    [
+        Line::ratio(what.clone(), "a second", turns, Round::per_second),
+        Line::ratio(what, "per CPU s", turns, Round::per_cpu_second),
+    ]
 }
 
 /// Uploads straight to a node, as many at once as a replicator makes copies.
